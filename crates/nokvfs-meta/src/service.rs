@@ -1,0 +1,104 @@
+//! The boundary between front ends (FUSE, SDK, bodies) and whoever holds the metadata: the process itself or a server.
+
+use std::fmt;
+use std::time::Instant;
+
+use bytes::Bytes;
+use nokvfs_types::{
+    Applied, Attr, BodyView, Caller, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, MetaError, Mutation, Name, OpId,
+    SessionGrant, SessionRequest, Token, VolumeId, VolumeInfo, VolumeSpec,
+};
+
+/// Answer of every call.
+pub type MetaResult<T> = Result<T, MetaError>;
+
+/// Comes with every request of a front end.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// Who asks.
+    pub caller: Caller,
+    /// Makes the request recognisable after a take-over.
+    pub op: OpId,
+    /// When the front end stops waiting. No call outlives it by more than a second.
+    pub deadline: Instant,
+}
+
+/// One session on one volume: everything a front end needs of the metadata. Implementations stamp mutations
+/// (slot, sequence) and repeat them after a lost connection, so that each takes effect exactly once.
+#[async_trait::async_trait]
+pub trait MetadataService: fmt::Debug + Send + Sync + 'static {
+    /// The volume, as it was when the session was opened.
+    fn volume(&self) -> &VolumeInfo;
+
+    /// Resolves a name. `NotFound` if there is none.
+    async fn lookup(&self, ctx: &RequestContext, parent: InodeId, name: &Name) -> MetaResult<Attr>;
+
+    /// Attributes of an inode; also of an orphan.
+    async fn getattr(&self, ctx: &RequestContext, inode: InodeId) -> MetaResult<Attr>;
+
+    /// Lists at least one and at most about `limit` entries after the cookie `after` (0: from the start); the limit is
+    /// passed only to keep entries together that share a cookie. With `attrs`, attributes are of the same moment.
+    async fn readdir(&self, ctx: &RequestContext, dir: InodeId, after: u64, limit: u32, attrs: bool) -> MetaResult<DirPage>;
+
+    /// The target of a symbolic link.
+    async fn readlink(&self, ctx: &RequestContext, inode: InodeId) -> MetaResult<Bytes>;
+
+    /// The value of an extended attribute.
+    async fn getxattr(&self, ctx: &RequestContext, inode: InodeId, name: &[u8]) -> MetaResult<Bytes>;
+
+    /// Names of all extended attributes.
+    async fn listxattr(&self, ctx: &RequestContext, inode: InodeId) -> MetaResult<Vec<Bytes>>;
+
+    /// Attributes and extents of a regular file from `from` on, for at least the extents of one chunk. Ask again from
+    /// [`BodyView::complete_to`] for more.
+    async fn body(&self, ctx: &RequestContext, inode: InodeId, from: u64) -> MetaResult<BodyView>;
+
+    /// Changes the volume.
+    async fn mutate(&self, ctx: &RequestContext, mutation: Mutation) -> MetaResult<Applied>;
+
+    /// The volume's counters.
+    async fn statfs(&self, ctx: &RequestContext) -> MetaResult<FsStat>;
+
+    /// Counts one more open of the inode in this client, so that an orphan among them is kept. Soft state, no request.
+    fn opened(&self, inode: InodeId);
+
+    /// Takes one [`MetadataService::opened`] back.
+    fn closed(&self, inode: InodeId);
+
+    /// Ends the session, after everything acknowledged is durable. The service answers `SessionExpired` afterwards.
+    async fn close(&self) -> MetaResult<()>;
+}
+
+/// Sessions on a server, as its clients open and keep them.
+#[async_trait::async_trait]
+pub trait SessionService: fmt::Debug + Send + Sync + 'static {
+    /// Opens or resumes a session.
+    async fn open_session(&self, request: SessionRequest) -> MetaResult<SessionGrant>;
+
+    /// Shows that the client lives and answers which orphans it has open.
+    async fn heartbeat(&self, session: nokvfs_types::SessionId, generation: u32, beat: Heartbeat) -> MetaResult<HeartbeatReply>;
+
+    /// Ends a session.
+    async fn close_session(&self, session: nokvfs_types::SessionId, generation: u32) -> MetaResult<()>;
+}
+
+/// Volumes of a server. For operators: not reachable with a volume's token.
+#[async_trait::async_trait]
+pub trait VolumeService: fmt::Debug + Send + Sync + 'static {
+    /// Makes a volume and its token, or answers the one of that name if its spec is the same; `Exists` if it differs
+    /// in more than the quota; `Busy` while one of that name is being deleted.
+    async fn create_volume(&self, spec: VolumeSpec) -> MetaResult<(VolumeInfo, Token)>;
+
+    /// A volume by its identity.
+    async fn volume(&self, id: VolumeId) -> MetaResult<VolumeInfo>;
+
+    /// Volumes in name order after the name `after`, at most `limit` (1 to 1,000).
+    async fn list_volumes(&self, after: Option<&str>, limit: u32) -> MetaResult<Vec<VolumeInfo>>;
+
+    /// Changes the quota; 0 means no limit. Below what is used it stops growth only.
+    async fn set_quota(&self, id: VolumeId, bytes: u64, inodes: u64) -> MetaResult<VolumeInfo>;
+
+    /// Starts a volume's deletion: no session can be opened from then on, and records and objects go in the background.
+    /// `Busy` while a session holds it. Unknown and deleted volumes are fine.
+    async fn delete_volume(&self, id: VolumeId) -> MetaResult<()>;
+}
