@@ -6,7 +6,11 @@
 //! Invariants: keys and bytes are opaque; every call has a deadline; an acknowledged put is durable and visible.
 
 mod errors;
+mod fault;
+mod memory;
 mod store;
 
 pub use errors::ObjectError;
+pub use fault::{Fault, FaultStore, Operation, Stall};
+pub use memory::MemoryStore;
 pub use store::{ListPage, ObjectInfo, ObjectStore};

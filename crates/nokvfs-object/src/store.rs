@@ -49,3 +49,40 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// Lists objects whose keys start with `prefix`, after the key `after`, at most `limit` (1 to 1,000).
     async fn list(&self, prefix: &str, after: Option<&str>, limit: u32) -> Result<ListPage, ObjectError>;
 }
+
+/// The longest key that every S3 store takes, in bytes.
+const KEY_MAX: usize = 1024;
+/// Keys in one delete and objects in one page of a listing: S3's own limit.
+const BATCH_MAX: usize = 1000;
+
+/// Refuses keys that some store would refuse or read differently.
+pub(crate) fn check_key(key: &str) -> Result<(), ObjectError> {
+    if key.is_empty() || key.len() > KEY_MAX {
+        return Err(ObjectError::Invalid(format!("a key has 1 to {KEY_MAX} bytes, this one {}", key.len())));
+    }
+    Ok(())
+}
+
+/// Refuses a delete of too many keys, or of one that can't be.
+pub(crate) fn check_delete(keys: &[String]) -> Result<(), ObjectError> {
+    if keys.len() > BATCH_MAX {
+        return Err(ObjectError::Invalid(format!("delete at most {BATCH_MAX} objects at once, not {}", keys.len())));
+    }
+    keys.iter().try_for_each(|key| check_key(key))
+}
+
+/// Refuses a page size that no store serves.
+pub(crate) fn check_list(limit: u32) -> Result<(), ObjectError> {
+    if limit == 0 || limit as usize > BATCH_MAX {
+        return Err(ObjectError::Invalid(format!("list 1 to {BATCH_MAX} objects at once, not {limit}")));
+    }
+    Ok(())
+}
+
+/// The part of `range` that an object of `len` bytes has.
+pub(crate) fn clip_range(key: &str, range: Range<u64>, len: u64) -> Result<Range<u64>, ObjectError> {
+    if range.start >= range.end || range.start >= len {
+        return Err(ObjectError::Invalid(format!("range {range:?} of {key}, which has {len} bytes")));
+    }
+    Ok(range.start..range.end.min(len))
+}
