@@ -8,9 +8,19 @@
 mod errors;
 mod fault;
 mod memory;
+#[cfg(feature = "s3")]
+mod options;
+#[cfg(feature = "s3")]
+mod s3;
+#[cfg(feature = "s3")]
+mod s3_error;
 mod store;
 
 pub use errors::ObjectError;
 pub use fault::{Fault, FaultStore, Operation, Stall};
 pub use memory::MemoryStore;
+#[cfg(feature = "s3")]
+pub use options::S3Options;
+#[cfg(feature = "s3")]
+pub use s3::S3Store;
 pub use store::{ListPage, ObjectInfo, ObjectStore};

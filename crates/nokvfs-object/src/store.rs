@@ -55,10 +55,13 @@ const KEY_MAX: usize = 1024;
 /// Keys in one delete and objects in one page of a listing: S3's own limit.
 const BATCH_MAX: usize = 1000;
 
-/// Refuses keys that some store would refuse or read differently.
+/// Refuses keys that some store would refuse, or that its XML could not carry.
 pub(crate) fn check_key(key: &str) -> Result<(), ObjectError> {
     if key.is_empty() || key.len() > KEY_MAX {
         return Err(ObjectError::Invalid(format!("a key has 1 to {KEY_MAX} bytes, this one {}", key.len())));
+    }
+    if key.chars().any(char::is_control) {
+        return Err(ObjectError::Invalid(format!("a control character in the key {key:?}")));
     }
     Ok(())
 }
