@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nokvfs_meta::RequestContext;
+use nokvfs_meta::service::RequestContext;
 use nokvfs_types::{Attr, InodeId};
 
 use crate::{BodyError, ReadStream};

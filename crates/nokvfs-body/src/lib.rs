@@ -1,5 +1,5 @@
 //! Bodies of files: reading, read-ahead, bounded writing, staging and compaction, over a
-//! [`MetadataService`](nokvfs_meta::MetadataService) and an [`ObjectStore`](nokvfs_object::ObjectStore). FUSE and the
+//! [`MetadataService`](nokvfs_meta::service::MetadataService) and an [`ObjectStore`](nokvfs_object::ObjectStore). FUSE and the
 //! SDK share this one data path.
 //!
 //! Owns: the frames inside block objects, the stage of unpublished writes, the cache of read frames, upload ids.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use nokvfs_meta::{MetadataService, RequestContext};
+use nokvfs_meta::service::{MetadataService, RequestContext};
 use nokvfs_object::ObjectStore;
 use nokvfs_types::{BodyView, InodeId};
 
