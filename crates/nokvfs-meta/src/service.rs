@@ -75,6 +75,12 @@ pub trait SessionService: fmt::Debug + Send + Sync + 'static {
     /// Opens or resumes a session.
     async fn open_session(&self, request: SessionRequest) -> MetaResult<SessionGrant>;
 
+    /// Answers the grant of a live session again, to the client that holds it and whose connection was lost. The token is
+    /// checked as by [`SessionService::open_session`]; `resume` names the session and its present generation, and both
+    /// stay as they are. `SessionExpired`, `Superseded` or `Unauthorized` (a session of another volume too) if it is not
+    /// that client's any more. Counts as a heartbeat.
+    async fn attach_session(&self, request: SessionRequest) -> MetaResult<SessionGrant>;
+
     /// Shows that the client lives and answers which orphans it has open.
     async fn heartbeat(&self, session: nokvfs_types::SessionId, generation: u32, beat: Heartbeat) -> MetaResult<HeartbeatReply>;
 
