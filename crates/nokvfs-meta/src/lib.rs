@@ -6,4 +6,6 @@
 //! Invariants: the committer is the only writer; a command takes effect as a whole, once; what was acknowledged is
 //! durable; a record never names an object that was not durable before it.
 
+#[cfg(feature = "holt")]
+pub mod layout;
 pub mod service;
