@@ -2,7 +2,8 @@
 # Makes an image without a container engine and imports it on both nodes.
 #   image.sh REF --pause                       the sandbox image
 #   image.sh REF ENTRYPOINT_JSON SRC:DST...    the files, plus what the dynamic linker needs of each program
-# Environment: IMAGE_USER (for example 65532:65532), IMAGE_BASE (a folder that becomes the root first).
+#   image.sh REF ENTRYPOINT_JSON --root DIR    a whole root folder
+# Environment: IMAGE_USER, for example 65532:65532.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/env.sh"
@@ -11,9 +12,13 @@ shift
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/root"
+root=$work/root
 if [ "$1" = --pause ]; then
   gcc -Os -static -o "$work/root/pause" "$here/pause.c"
   entry='["/pause"]'
+elif [ "$2" = --root ]; then
+  entry=$1
+  root=$3
 else
   entry=$1
   shift
@@ -34,7 +39,7 @@ else
     done
   done
 fi
-python3 "$here/image.py" "$work/image.tar" "$ref" "$entry" "${IMAGE_USER:-}" "$work/root"
+python3 "$here/image.py" "$work/image.tar" "$ref" "$entry" "${IMAGE_USER:-}" "$root"
 for n in 1 2; do
   wait_for 30 "containerd of node$n" test -S "$RUN/node$n/containerd.sock"
   wait_for 30 "containerd of node$n" ctr -a "$RUN/node$n/containerd.sock" -n k8s.io version
