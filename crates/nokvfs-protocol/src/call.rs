@@ -1,0 +1,191 @@
+//! Requests and replies, as types of the filesystem.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use nokvfs_types::{
+    Applied, Attr, BodyView, Caller, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, Mutation, Name, SessionGrant,
+    SessionId, SessionRequest, Stamp, Token, VolumeId, VolumeInfo, VolumeSpec,
+};
+
+/// A session as its client holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionRef {
+    /// The session.
+    pub session: SessionId,
+    /// The generation.
+    pub generation: u32,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Is the server there? Answers `Unit`.
+    Ping,
+    /// Opens or takes over a session. Answers `Session`.
+    OpenSession(SessionRequest),
+    /// Binds the connection to a session that its client holds already. Answers `Session`.
+    AttachSession(SessionRequest),
+    /// A sign of life. Answers `Heartbeat`.
+    Heartbeat(SessionRef, Heartbeat),
+    /// Ends a session. Answers `Unit`.
+    CloseSession(SessionRef),
+    /// A name in a directory. Answers `Attr`.
+    Lookup(SessionRef, InodeId, Name),
+    /// Answers `Attr`.
+    Getattr(SessionRef, InodeId),
+    /// A part of a directory. Answers `Page`.
+    Readdir {
+        /// The session.
+        session: SessionRef,
+        /// The directory.
+        inode: InodeId,
+        /// Entries after this cookie.
+        after: u64,
+        /// About so many.
+        limit: u32,
+        /// With attributes.
+        attrs: bool,
+    },
+    /// Answers `Data`.
+    Readlink(SessionRef, InodeId),
+    /// Answers `Data`.
+    Getxattr(SessionRef, InodeId, Bytes),
+    /// Answers `Names`.
+    Listxattr(SessionRef, InodeId),
+    /// A file's extents from an offset on. Answers `Body`.
+    Body(SessionRef, InodeId, u64),
+    /// Changes the volume. Answers `Applied`.
+    Mutate(Stamp, Caller, Mutation),
+    /// Answers `Stat`.
+    Statfs(SessionRef),
+    /// Answers `Created`.
+    CreateVolume(VolumeSpec),
+    /// Answers `Volume`.
+    Volume(VolumeId),
+    /// Answers `Volumes`.
+    ListVolumes {
+        /// Volumes after this name.
+        after: Option<String>,
+        /// At most so many, 1 to 1,000.
+        limit: u32,
+    },
+    /// Answers `Volume`.
+    SetQuota {
+        /// The volume.
+        id: VolumeId,
+        /// Most mapped bytes; 0: no limit.
+        bytes: u64,
+        /// Most inodes; 0: no limit.
+        inodes: u64,
+    },
+    /// Answers `Unit`.
+    DeleteVolume(VolumeId),
+}
+
+impl Call {
+    /// A short name, for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Call::Ping => "ping",
+            Call::OpenSession(_) => "open_session",
+            Call::AttachSession(_) => "attach_session",
+            Call::Heartbeat(..) => "heartbeat",
+            Call::CloseSession(_) => "close_session",
+            Call::Lookup(..) => "lookup",
+            Call::Getattr(..) => "getattr",
+            Call::Readdir { .. } => "readdir",
+            Call::Readlink(..) => "readlink",
+            Call::Getxattr(..) => "getxattr",
+            Call::Listxattr(..) => "listxattr",
+            Call::Body(..) => "body",
+            Call::Mutate(_, _, mutation) => mutation_name(mutation),
+            Call::Statfs(_) => "statfs",
+            Call::CreateVolume(_) => "create_volume",
+            Call::Volume(_) => "volume",
+            Call::ListVolumes { .. } => "list_volumes",
+            Call::SetQuota { .. } => "set_quota",
+            Call::DeleteVolume(_) => "delete_volume",
+        }
+    }
+
+    /// The session that the call is made in, if it is made in one.
+    pub fn session(&self) -> Option<SessionRef> {
+        match self {
+            Call::Heartbeat(session, _)
+            | Call::CloseSession(session)
+            | Call::Lookup(session, ..)
+            | Call::Getattr(session, _)
+            | Call::Readdir { session, .. }
+            | Call::Readlink(session, _)
+            | Call::Getxattr(session, ..)
+            | Call::Listxattr(session, _)
+            | Call::Body(session, ..)
+            | Call::Statfs(session) => Some(*session),
+            Call::Mutate(stamp, ..) => Some(SessionRef { session: stamp.session, generation: stamp.generation }),
+            Call::Ping
+            | Call::OpenSession(_)
+            | Call::AttachSession(_)
+            | Call::CreateVolume(_)
+            | Call::Volume(_)
+            | Call::ListVolumes { .. }
+            | Call::SetQuota { .. }
+            | Call::DeleteVolume(_) => None,
+        }
+    }
+}
+
+fn mutation_name(mutation: &Mutation) -> &'static str {
+    match mutation {
+        Mutation::Create { .. } => "create",
+        Mutation::Link { .. } => "link",
+        Mutation::Unlink { .. } => "unlink",
+        Mutation::Rmdir { .. } => "rmdir",
+        Mutation::Rename { .. } => "rename",
+        Mutation::SetAttr { .. } => "setattr",
+        Mutation::SetXattr { .. } => "setxattr",
+        Mutation::RemoveXattr { .. } => "removexattr",
+        Mutation::Publish(_) => "publish",
+        Mutation::ReserveUploads { .. } => "reserve_uploads",
+    }
+}
+
+/// A request as it arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// How long the client still waits.
+    pub timeout: Duration,
+    /// What it asks for.
+    pub call: Call,
+}
+
+/// What a server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Unit,
+    /// A session.
+    Session(SessionGrant),
+    /// Orphans to look for.
+    Heartbeat(HeartbeatReply),
+    /// Attributes.
+    Attr(Attr),
+    /// A part of a directory.
+    Page(DirPage),
+    /// A link's target or an attribute's value.
+    Data(Bytes),
+    /// Names of extended attributes.
+    Names(Vec<Bytes>),
+    /// A file's extents.
+    Body(BodyView),
+    /// A mutation's result.
+    Applied(Applied),
+    /// Counters.
+    Stat(FsStat),
+    /// A volume.
+    Volume(VolumeInfo),
+    /// A volume and its token.
+    Created(VolumeInfo, Token),
+    /// Volumes.
+    Volumes(Vec<VolumeInfo>),
+}
