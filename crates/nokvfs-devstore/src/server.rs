@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SecretKey};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -25,6 +25,22 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Rest after a failed accept: the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The one pair of keys. The library's own answers NotSignedUp to a wrong key, S3 InvalidAccessKeyId.
+struct KeyPair {
+    access: String,
+    secret: SecretKey,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for KeyPair {
+    async fn get_secret_key(&self, access_key: &str) -> s3s::S3Result<SecretKey> {
+        if access_key == self.access {
+            return Ok(self.secret.clone());
+        }
+        Err(s3s::s3_error!(InvalidAccessKeyId, "the trial store has another access key"))
+    }
+}
+
 /// An open trial store.
 pub struct DevStore {
     service: S3Service,
@@ -42,7 +58,7 @@ impl DevStore {
         options.validate()?;
         let disk = Arc::new(Disk::open(&options.dir, &options.bucket)?);
         let mut builder = S3ServiceBuilder::new(Bucket::new(disk, options.bucket));
-        builder.set_auth(SimpleAuth::from_single(options.access_key, options.secret_key));
+        builder.set_auth(KeyPair { access: options.access_key, secret: options.secret_key.into() });
         Ok(Self { service: builder.build() })
     }
 

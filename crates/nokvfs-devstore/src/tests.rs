@@ -37,7 +37,7 @@ fn every_key_has_a_file_of_its_own_and_comes_back() {
 #[test]
 fn the_layout_on_disk_is_fixed() {
     assert_eq!(path::file("blocks/7/a,b").to_str(), Some("blocks+7+a%2cb"));
-    assert_eq!([path::folder("a"), path::folder("blocks/7/0")].map(path::folder_name), ["00", "02"]);
+    assert_eq!([path::folder("a"), path::folder("blocks/7/0")].map(path::folder_name), ["00", "05"]);
     let footer = Footer { hash: 0x0102, len: 3 };
     let bytes = footer.encode();
     assert_eq!(hex::encode(bytes), "000000000000000000000000000001020300000000000000".to_owned() + "4e4f4b564f424a31");
