@@ -7,5 +7,9 @@
 //! durable; a record never names an object that was not durable before it.
 
 #[cfg(feature = "holt")]
+pub mod commit;
+#[cfg(feature = "holt")]
 pub mod layout;
 pub mod service;
+#[cfg(feature = "holt")]
+pub mod store;

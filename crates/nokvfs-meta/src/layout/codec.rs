@@ -186,10 +186,6 @@ impl<'a> Reader<'a> {
         Ok(extents)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
     pub(crate) fn finish<T>(self, value: T) -> MetaResult<T> {
         if self.rest.is_empty() { Ok(value) } else { Err(self.corrupt()) }
     }

@@ -246,6 +246,15 @@ impl Key {
     }
 }
 
+/// The tree of an encoded key.
+pub(crate) fn tree_of(key: &[u8]) -> Tree {
+    match key.first() {
+        Some(1 | 3 | 4 | 5 | 6) => Tree::Inodes,
+        Some(2) => Tree::Entries,
+        _ => Tree::Server,
+    }
+}
+
 fn decode_parts(family: Family, parts: &mut Parts<'_>) -> Option<Key> {
     Some(match family {
         Family::Inode => Key::Inode(parts.mount()?, parts.inode()?),

@@ -23,4 +23,5 @@ pub use key::{Family, Key, KeyPrefix, Tree, dentry_hash};
 pub use reply::{MAX_REPLY, decode_reply, encode_reply};
 
 pub(crate) use codec::{Reader, put_bytes, put_u32, put_u64};
+pub(crate) use key::tree_of;
 pub(crate) use reply::{decode_event, encode_event};

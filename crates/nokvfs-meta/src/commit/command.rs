@@ -1,0 +1,40 @@
+//! What planning yields.
+
+use nokvfs_types::{Event, MountId, Version};
+
+use crate::layout::Tree;
+
+/// Most bytes of one command. With the batch that it joins ([`BATCH_TARGET`]) and the copy in the journal entry it
+/// stays below the engine's 16 MiB: 2 x (6 + 1.25) = 14.5.
+pub const COMMAND_LIMIT: usize = 6 << 20;
+/// A batch takes no further command when it is larger.
+pub(crate) const BATCH_TARGET: usize = 5 << 18;
+/// What a change costs beside key and value: value head, checksum, lengths, log framing.
+const CHANGE_COST: usize = 64;
+
+/// The writes of one command and what they rely on beside the records that they read. Those are fenced by the batch,
+/// at the versions that its commands first read.
+#[derive(Debug, Default)]
+pub struct MetadataCommand {
+    /// The commit.
+    pub version: Version,
+    /// Prefixes that must have nothing in the store.
+    pub empty: Vec<(Tree, Vec<u8>)>,
+    /// Payload per key, or `None` to delete.
+    pub mutations: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// For watchers.
+    pub events: Vec<(MountId, Event)>,
+}
+
+impl MetadataCommand {
+    /// Its share of a batch, in bytes.
+    pub fn cost(&self) -> usize {
+        let changes: usize = self
+            .mutations
+            .iter()
+            .map(|(key, payload)| key.len() + payload.as_ref().map_or(0, Vec::len) + CHANGE_COST)
+            .sum();
+        // A name is the longest part of an event.
+        changes + self.events.len() * 300
+    }
+}
