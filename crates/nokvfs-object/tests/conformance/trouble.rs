@@ -15,10 +15,13 @@ fn store(options: S3Options) -> S3Store {
     S3Store::new(options).expect("options")
 }
 
+/// An option's name, and what makes it wrong.
+type Case = (&'static str, fn(&mut S3Options));
+
 #[test]
 fn a_wrong_option_is_named_and_secrets_stay_hidden() {
     let good = options(9000);
-    let cases: [(&str, fn(&mut S3Options)); 9] = [
+    let cases: [Case; 9] = [
         ("endpoint", |o| o.endpoint = "127.0.0.1:9000".into()),
         ("endpoint", |o| o.endpoint = "http://h/path".into()),
         ("bucket", |o| o.bucket = "No_Bucket".into()),
