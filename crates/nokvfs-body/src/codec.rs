@@ -19,13 +19,55 @@ pub fn framed_len(payload: u64) -> u64 {
 
 /// The contents of the object `key` for a payload.
 pub fn encode_frames(key: &str, payload: &[u8]) -> Bytes {
-    let seed = xxh3_64(key.as_bytes());
-    let mut out = Vec::with_capacity(framed_len(payload.len() as u64) as usize);
-    for (index, frame) in payload.chunks(FRAME_PAYLOAD as usize).enumerate() {
-        out.extend_from_slice(frame);
-        out.extend_from_slice(&xxh3_64_with_seed(frame, seed ^ index as u64).to_le_bytes());
+    let mut writer = FrameWriter::new(key, payload.len() as u64);
+    writer.push(payload);
+    writer.finish()
+}
+
+/// Frames a payload that comes in pieces, without a second copy of it.
+#[derive(Debug)]
+pub(crate) struct FrameWriter {
+    out: Vec<u8>,
+    seed: u64,
+    index: u64,
+    /// Where the frame that is being filled begins.
+    start: usize,
+}
+
+impl FrameWriter {
+    /// For an object with `payload` bytes.
+    pub fn new(key: &str, payload: u64) -> Self {
+        let out = Vec::with_capacity(framed_len(payload) as usize);
+        Self { out, seed: xxh3_64(key.as_bytes()), index: 0, start: 0 }
     }
-    out.into()
+
+    /// Adds payload.
+    pub fn push(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            let room = FRAME_PAYLOAD as usize - (self.out.len() - self.start);
+            let (now, rest) = data.split_at(room.min(data.len()));
+            self.out.extend_from_slice(now);
+            if now.len() == room {
+                self.seal();
+            }
+            data = rest;
+        }
+    }
+
+    /// The object's contents.
+    pub fn finish(mut self) -> Bytes {
+        if self.out.len() > self.start {
+            self.seal();
+        }
+        self.out.into()
+    }
+
+    fn seal(&mut self) {
+        let check = xxh3_64_with_seed(&self.out[self.start..], self.seed ^ self.index);
+        self.out.extend_from_slice(&check.to_le_bytes());
+        self.start = self.out.len();
+        self.index += 1;
+    }
 }
 
 /// Verifies whole frames of the object `key`, of which the first in `data` is number `first`, and answers each one's

@@ -55,4 +55,37 @@ impl BodyError {
             | BodyError::Protocol(_) => libc::EIO,
         }
     }
+    /// Whether trying again can't help: the file or the right to write it is gone.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            BodyError::Meta(error) => matches!(
+                error,
+                MetaError::NotFound
+                    | MetaError::ReadOnly
+                    | MetaError::SessionExpired(_)
+                    | MetaError::Superseded(_)
+                    | MetaError::Unauthorized(_)
+                    | MetaError::NoSpace(_)
+                    | MetaError::QuotaExceeded(_)
+                    | MetaError::TooLarge
+                    | MetaError::Invalid(_)
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether a mutation that answered this may have taken effect.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        matches!(
+            self,
+            BodyError::Meta(
+                MetaError::Unavailable(_)
+                    | MetaError::Deadline(_)
+                    | MetaError::Internal(_)
+                    | MetaError::SessionExpired(_)
+                    | MetaError::Superseded(_)
+            ) | BodyError::Protocol(_)
+                | BodyError::Deadline(_)
+        )
+    }
 }

@@ -9,11 +9,20 @@
 //! cache stay within [`BodyOptions`]; no lock is held across a request.
 
 mod codec;
+mod compact;
 mod errors;
 mod file;
+mod frames;
+mod job;
 mod options;
+mod publish;
+mod ranges;
+mod read;
+mod stage;
 mod store;
 mod stream;
+mod uploads;
+mod write;
 
 pub use codec::{FRAME_PAYLOAD, decode_frames, encode_frames, framed_len};
 pub use errors::BodyError;

@@ -1,0 +1,270 @@
+//! Objects on their way from the stage to the store, and the slices they belong to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use nokvfs_types::{BLOCK_SIZE, SliceId, UploadId};
+use tokio::sync::{Notify, OnceCell};
+
+use crate::codec::FrameWriter;
+use crate::file::{OpenFile, Source};
+use crate::frames::SlicePart;
+use crate::ranges::{At, RangeMap};
+use crate::store::Bodies;
+use crate::{BodyError, FRAME_PAYLOAD};
+
+/// Pauses between tries of an upload, after the store gave up its own.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Nothing names the slice's objects.
+const UNSENT: u8 = 0;
+/// A publish that names them was sent; its answer is not known.
+const SENT: u8 = 1;
+/// The body names them.
+const PUBLISHED: u8 = 2;
+
+/// Whether a body may name a slice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fate(u8);
+
+/// A slice that is being written. When it is dropped without having been published, its objects are deleted.
+#[derive(Debug)]
+pub(crate) struct OpenSlice {
+    bodies: Arc<Bodies>,
+    inode: nokvfs_types::InodeId,
+    chunk: u32,
+    upload: OnceCell<UploadId>,
+    /// Bytes of all objects. All but the last are whole blocks.
+    len: AtomicU64,
+    fate: AtomicU8,
+}
+
+impl OpenSlice {
+    pub fn new(bodies: &Arc<Bodies>, inode: nokvfs_types::InodeId, chunk: u32) -> Arc<Self> {
+        Arc::new(Self {
+            bodies: bodies.clone(),
+            inode,
+            chunk,
+            upload: OnceCell::new(),
+            len: AtomicU64::new(0),
+            fate: AtomicU8::new(UNSENT),
+        })
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether a further object fits behind those that are there.
+    pub fn is_open(&self) -> bool {
+        self.len().is_multiple_of(BLOCK_SIZE)
+    }
+
+    /// Adds an object; answers where it begins. Under the file's lock.
+    pub fn extend(&self, len: u64) -> u64 {
+        self.len.fetch_add(len, Ordering::Relaxed)
+    }
+
+    /// The slice's name, once an upload has begun.
+    pub fn known_id(&self) -> Option<SliceId> {
+        self.upload.get().map(|upload| SliceId { upload: *upload, inode: self.inode, chunk: self.chunk })
+    }
+
+    pub async fn id(&self) -> Result<SliceId, BodyError> {
+        let upload = *self.upload.get_or_try_init(|| self.bodies.ids.take()).await?;
+        Ok(SliceId { upload, inode: self.inode, chunk: self.chunk })
+    }
+
+    /// Before a publish that names the slice; answers its fate so far.
+    pub fn sent(&self) -> Fate {
+        Fate(self.fate.swap(SENT, Ordering::AcqRel))
+    }
+
+    /// The publish was refused for sure: the slice's fate is what it was before.
+    pub fn refused(&self, before: Fate) {
+        self.fate.store(before.0, Ordering::Release);
+    }
+
+    pub fn published(&self) {
+        self.fate.store(PUBLISHED, Ordering::Release);
+        if let Some(upload) = self.upload.get() {
+            self.bodies.ids.settle(*upload);
+        }
+    }
+
+    /// Puts one object of the slice.
+    pub async fn put(&self, at: u64, writer: FrameWriter) -> Result<SliceId, BodyError> {
+        let slice = self.id().await?;
+        let block = (at / BLOCK_SIZE) as u32;
+        let object = writer.finish();
+        self.bodies.store.put(&slice.object_key(self.bodies.volume, block), object.clone()).await?;
+        self.bodies.frames.keep(slice, block, &object);
+        Ok(slice)
+    }
+
+    /// A writer for the object at `at`.
+    pub async fn writer(&self, at: u64, len: u64) -> Result<FrameWriter, BodyError> {
+        let key = self.id().await?.object_key(self.bodies.volume, (at / BLOCK_SIZE) as u32);
+        Ok(FrameWriter::new(&key, len))
+    }
+}
+
+impl Drop for OpenSlice {
+    fn drop(&mut self) {
+        // Objects of a publish without an answer may be named by the body: they are the session's sweep's.
+        let (Some(slice), UNSENT) = (self.known_id(), self.fate.load(Ordering::Acquire)) else {
+            return;
+        };
+        let bodies = self.bodies.clone();
+        let blocks = SliceId::blocks(self.len());
+        self.bodies.runtime.spawn(async move {
+            let keys: Vec<_> = (0..blocks).map(|block| slice.object_key(bodies.volume, block)).collect();
+            match bodies.store.delete(&keys).await {
+                Ok(()) => bodies.ids.settle(slice.upload),
+                Err(error) => tracing::info!(%slice, %error, "unused objects are left to the sweep of the session"),
+            }
+        });
+    }
+}
+
+/// One object: what it holds, and how far it got.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub slice: Arc<OpenSlice>,
+    /// What it held when it was sealed, less what was cut off since: file offsets to slice offsets.
+    pub content: RangeMap<At>,
+    pub uploaded: bool,
+    pub failures: u64,
+    pub error: Option<BodyError>,
+    /// Ends the pause between two tries.
+    pub retry: Arc<Notify>,
+}
+
+/// A piece of an object's payload: where in the file it belongs and where its bytes are.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    pub offset: u64,
+    pub len: u64,
+    pub source: Source,
+}
+
+/// What an upload needs.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    pub job: u64,
+    pub slice: Arc<OpenSlice>,
+    pub at: u64,
+    pub pieces: Vec<Piece>,
+}
+
+impl Upload {
+    fn len(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len).sum()
+    }
+}
+
+impl OpenFile {
+    /// Uploads in the background, until that has succeeded or the job is dropped.
+    pub(crate) fn start_upload(self: &Arc<Self>, upload: Upload, retry: Arc<Notify>) {
+        let file = self.clone();
+        let len = upload.len();
+        self.bodies.leaving.fetch_add(len, Ordering::Relaxed);
+        self.bodies.runtime.spawn(async move {
+            let mut pause = RETRY_FIRST;
+            loop {
+                let result = file.upload_once(&upload).await;
+                let done = file.note_upload(&upload, result);
+                if done {
+                    break;
+                }
+                drop(tokio::time::timeout(pause, retry.notified()).await);
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+            let bodies = file.bodies.clone();
+            // The room is free only now that the pieces are gone.
+            drop(upload);
+            bodies.leaving.fetch_sub(len, Ordering::Relaxed);
+            if bodies.stage.is_short() {
+                bodies.make_room();
+            }
+        });
+    }
+
+    async fn upload_once(&self, upload: &Upload) -> Result<SliceId, BodyError> {
+        let _permit =
+            self.bodies.uploads.acquire().await.map_err(|_| BodyError::Protocol("nothing: uploads are closed"))?;
+        let mut writer = upload.slice.writer(upload.at, upload.len()).await?;
+        for piece in &upload.pieces {
+            match &piece.source {
+                Source::Staged { block, at } => {
+                    let (block, at, len) = (block.clone(), *at, piece.len);
+                    // Hashing a block takes a millisecond, and a stage on a disk may have to be read from there.
+                    let copy = tokio::task::spawn_blocking(move || {
+                        let mut buffer = vec![0; FRAME_PAYLOAD.min(len) as usize];
+                        let mut done = 0;
+                        while done < len {
+                            let part = (len - done).min(FRAME_PAYLOAD) as usize;
+                            block.read(at + done, &mut buffer[..part])?;
+                            writer.push(&buffer[..part]);
+                            done += part as u64;
+                        }
+                        Ok::<_, BodyError>(writer)
+                    });
+                    writer = copy.await.map_err(|_| BodyError::Stage("reading was stopped".to_owned()))??;
+                }
+                Source::Stored(part) => {
+                    let mut pieces = Vec::new();
+                    self.bodies.frames.fetch(*part, piece.len).pieces(&mut pieces).await?;
+                    pieces.iter().for_each(|piece| writer.push(piece));
+                }
+            }
+        }
+        upload.slice.put(upload.at, writer).await
+    }
+
+    /// Notes how a try ended; answers whether it was the last.
+    fn note_upload(self: &Arc<Self>, upload: &Upload, result: Result<SliceId, BodyError>) -> bool {
+        let mut state = self.state.lock();
+        let Some(job) = state.jobs.get_mut(&upload.job) else {
+            return true;
+        };
+        let done = match result {
+            Ok(slice) => {
+                job.uploaded = true;
+                job.error = None;
+                let slice_len = upload.at + upload.len();
+                let mut at = upload.at;
+                for piece in &upload.pieces {
+                    if let Source::Staged { block, .. } = &piece.source {
+                        let stored = Source::Stored(SlicePart { slice, offset: at, slice_len });
+                        replace(&mut state.live, piece, block, &stored);
+                    }
+                    at += piece.len;
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(inode = %self.inode(), %error, "an upload failed; the bytes stay staged and it is tried again");
+                job.failures += 1;
+                job.error = Some(error);
+                false
+            }
+        };
+        drop(state);
+        self.progress.notify_waiters();
+        done
+    }
+}
+
+/// Lets the bytes of a piece that are not overwritten since be read from the object instead of the stage.
+fn replace(live: &mut RangeMap<Source>, piece: &Piece, staged: &Arc<crate::stage::StageBlock>, stored: &Source) {
+    use crate::ranges::Content;
+    let current: Vec<_> = live.within(piece.offset..piece.offset + piece.len).collect();
+    for span in current {
+        if matches!(&span.content, Source::Staged { block, .. } if Arc::ptr_eq(block, staged)) {
+            live.lay(span.start, span.len, stored.skip(span.start - piece.offset));
+        }
+    }
+}
