@@ -189,3 +189,24 @@ pub enum Answer {
     /// Volumes.
     Volumes(Vec<VolumeInfo>),
 }
+
+impl Answer {
+    /// A short name, for messages. Never the content, which may be secret.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Answer::Unit => "unit",
+            Answer::Session(_) => "session",
+            Answer::Heartbeat(_) => "heartbeat",
+            Answer::Attr(_) => "attributes",
+            Answer::Page(_) => "page",
+            Answer::Data(_) => "data",
+            Answer::Names(_) => "names",
+            Answer::Body(_) => "body",
+            Answer::Applied(_) => "applied",
+            Answer::Stat(_) => "counters",
+            Answer::Volume(_) => "volume",
+            Answer::Created(..) => "created volume",
+            Answer::Volumes(_) => "volumes",
+        }
+    }
+}
