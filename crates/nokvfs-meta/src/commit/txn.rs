@@ -116,9 +116,21 @@ impl<'a> Txn<'a> {
     /// Stages a record's removal; it need not exist.
     ///
     /// # Errors
-    /// None now; a removal that can fail must not be ignored later.
+    /// As [`Txn::get`]: the record is read, so that a batch never removes what is not there.
     pub fn delete(&mut self, key: &Key) -> MetaResult<()> {
-        self.staged.insert(key.encode(), None);
+        let bytes = key.encode();
+        if self.overlay.get(&bytes).is_none() {
+            let stored = read_whole(self.store, key.family().tree(), &bytes)?;
+            let (base, value) = match &stored {
+                None => (Base::Absent, None),
+                Some(stored) => {
+                    let (version, payload) = open_value(&bytes, &stored.value)?;
+                    (Base::Token(stored.token), Some((version, payload.to_vec())))
+                }
+            };
+            self.overlay.remember(bytes.clone(), base, value);
+        }
+        self.staged.insert(bytes, None);
         Ok(())
     }
 

@@ -106,6 +106,7 @@ impl Worker {
         if self.broken.is_none() && self.wal > WAL_EMPTY {
             self.checkpoint();
         }
+        self.sync_segments();
     }
 
     /// One batch from the front of the queue.
@@ -236,12 +237,22 @@ impl Worker {
         }
     }
 
+    fn sync_segments(&mut self) {
+        if let Some(segments) = &mut self.segments
+            && let Err(error) = segments.sync()
+        {
+            self.behind(Some(error.to_string()));
+        }
+    }
+
     /// Opens a failed store again, if its pause is over.
     fn mend(&mut self) {
-        let Some(broken) = &mut self.broken else { return };
-        if Instant::now() < broken.retry {
+        if self.broken.as_ref().is_none_or(|broken| Instant::now() < broken.retry) {
             return;
         }
+        // The engine may shorten its log when it closes.
+        self.sync_segments();
+        let Some(broken) = &mut self.broken else { return };
         let outcome = self.store.reopen().and_then(|()| self.store.journal());
         match outcome {
             Ok((_, tail)) => {

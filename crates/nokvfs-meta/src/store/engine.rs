@@ -21,8 +21,9 @@ use super::{
 use crate::layout::Tree;
 use crate::service::MetaResult;
 
-/// Background rounds of the engine are as good as off: they rewrite whole frames and never shorten the log under load.
-const ENGINE_ROUND: Duration = Duration::from_secs(3600);
+/// The engine never starts a round by itself (ten years): a round rewrites whole frames, does not shorten the log under
+/// load, and would drop journal entries that no segment has yet.
+const ENGINE_ROUND: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// How long a reopen waits for reads of the old store to end.
 const READERS_END: Duration = Duration::from_secs(5);
 /// Soft limit of one read of journal entries.

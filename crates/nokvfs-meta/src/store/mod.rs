@@ -197,7 +197,7 @@ pub enum Guard {
     },
 }
 
-/// One write of a batch; a batch has at most one per key.
+/// One write of a batch; a batch has at most one per key, at least one in all, and removes nothing that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Tree.
@@ -277,7 +277,7 @@ pub trait MetaStore: RawReads + fmt::Debug + Send + Sync + 'static {
     /// After an error the store must be reopened.
     fn checkpoint(&self) -> MetaResult<()>;
 
-    /// Closes and opens the store; reads are refused in between.
+    /// Closes and opens the store; reads are refused in between. Closing is a checkpoint, where that is possible.
     ///
     /// # Errors
     /// [`MetaError::Unavailable`]: it stays closed, try again.

@@ -136,7 +136,7 @@ impl MetaStore for ModelStore {
     }
 
     fn reopen(&self) -> MetaResult<()> {
-        Ok(())
+        self.checkpoint()
     }
 
     fn journal(&self) -> MetaResult<(Anchor, Anchor)> {
