@@ -1,0 +1,40 @@
+//! What `/proc` tells of the process behind a request.
+
+use std::fs;
+
+/// `PF_EXITING` of linux/sched.h: the task is past the point where it runs user code.
+const PF_EXITING: u64 = 4;
+const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
+
+/// Whether a thread is being killed, so that nobody will use the answer it waits for.
+///
+/// A fatal signal puts SIGKILL into each thread's own pending set. A thread that is exiting has taken it out again; then
+/// the signal that was sent to the process is still in the shared set. (A process that exits by itself has none there and
+/// is waited for: its close must be durable too.)
+pub(crate) fn is_dying(thread: u32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{thread}/status")) else { return false };
+    let own = signals(&status, "SigPnd:");
+    let shared = signals(&status, "ShdPnd:");
+    if (own | shared) & SIGKILL_BIT != 0 {
+        return true;
+    }
+    shared != 0 && fs::read_to_string(format!("/proc/{thread}/stat")).is_ok_and(|stat| flags(&stat) & PF_EXITING != 0)
+}
+
+/// Supplementary groups of a thread; none if it is not visible.
+pub(crate) fn groups(thread: u32) -> Vec<u32> {
+    let Ok(status) = fs::read_to_string(format!("/proc/{thread}/status")) else { return Vec::new() };
+    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or("");
+    line.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+}
+
+fn signals(status: &str, field: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// The seventh field after the command's name, which may itself hold spaces and parentheses.
+fn flags(stat: &str) -> u64 {
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    fields.split_whitespace().nth(6).and_then(|flags| flags.parse().ok()).unwrap_or(0)
+}
