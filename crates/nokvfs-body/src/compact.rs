@@ -18,7 +18,7 @@ const PARALLEL: usize = 4;
 const RANGES_MAX: usize = 128;
 /// 128 of these are a chunk, so that no more than 128 ranges are left.
 const HOLE_MIN: u64 = CHUNK_SIZE / RANGES_MAX as u64;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Bytes of a rewritten object: from a slice, or zeros.
 #[derive(Clone, Debug)]

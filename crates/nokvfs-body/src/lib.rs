@@ -21,6 +21,8 @@ mod read;
 mod stage;
 mod store;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod uploads;
 mod write;
 

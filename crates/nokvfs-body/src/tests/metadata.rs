@@ -1,0 +1,302 @@
+//! A small `MetadataService` in memory: bodies only. It checks what a real one relies on (objects are there before they
+//! are published, chunks are bounded) and collects objects that no body names, at once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext};
+use nokvfs_object::{MemoryStore, ObjectStore};
+use nokvfs_types::{
+    Applied, Attr, BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, FileKind, FsStat, InodeId, MAX_CHUNK_EXTENTS, MetaError,
+    MountId, Mutation, Name, Publish, SliceId, Timestamp, UploadId, Version, VolumeId, VolumeInfo, VolumeSpec,
+    VolumeState, VolumeUsage,
+};
+use parking_lot::Mutex;
+
+#[derive(Debug)]
+pub(super) struct Metadata {
+    volume: VolumeInfo,
+    objects: Arc<MemoryStore>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<InodeId, (Attr, Vec<Extent>)>,
+    version: u64,
+    next_upload: u64,
+    publishes: u64,
+    most_extents: usize,
+    reservations: u64,
+    settled: u64,
+    /// Answers of the next publishes: fail before or after taking effect.
+    faults: VecDeque<(bool, MetaError)>,
+    views: u64,
+}
+
+impl Metadata {
+    pub fn new(objects: Arc<MemoryStore>) -> Arc<Self> {
+        let spec = VolumeSpec {
+            name: "test".to_owned(),
+            quota_bytes: 0,
+            quota_inodes: 0,
+            root_mode: 0o755,
+            root_uid: 0,
+            root_gid: 0,
+        };
+        let volume = VolumeInfo {
+            id: VolumeId::random(),
+            mount: MountId(1),
+            spec,
+            state: VolumeState::Active,
+            usage: VolumeUsage::default(),
+            sessions: 1,
+        };
+        Arc::new(Self { volume, objects, state: Mutex::default() })
+    }
+
+    pub fn create(&self, inode: u64) -> BodyView {
+        let mut state = self.state.lock();
+        state.version += 1;
+        let attr = Attr {
+            inode: InodeId(inode),
+            kind: FileKind::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size: 0,
+            mapped: 0,
+            rdev: 0,
+            atime: Timestamp(0),
+            mtime: Timestamp(0),
+            ctime: Timestamp(0),
+            btime: Timestamp(0),
+            version: Version(state.version),
+        };
+        state.files.insert(InodeId(inode), (attr.clone(), Vec::new()));
+        BodyView { attr, extents: Vec::new(), complete_to: u64::MAX }
+    }
+
+    pub fn fail_publish(&self, after: bool, error: MetaError) {
+        self.state.lock().faults.push_back((after, error));
+    }
+
+    pub fn publishes(&self) -> u64 {
+        self.state.lock().publishes
+    }
+
+    pub fn reservations(&self) -> u64 {
+        self.state.lock().reservations
+    }
+
+    pub fn settled(&self) -> u64 {
+        self.state.lock().settled
+    }
+
+    pub fn views(&self) -> u64 {
+        self.state.lock().views
+    }
+
+    /// The most extents that any chunk ever had.
+    pub fn most_extents(&self) -> usize {
+        self.state.lock().most_extents
+    }
+
+    pub fn extents(&self, inode: u64) -> Vec<Extent> {
+        self.state.lock().files[&InodeId(inode)].1.clone()
+    }
+
+    pub fn attr(&self, inode: u64) -> Attr {
+        self.state.lock().files[&InodeId(inode)].0.clone()
+    }
+
+    /// Objects that no body names.
+    pub fn unnamed(&self) -> Vec<String> {
+        let named = self.named();
+        self.objects.keys().into_iter().filter(|key| !named.contains(key)).collect()
+    }
+
+    fn named(&self) -> BTreeSet<String> {
+        let state = self.state.lock();
+        let extents = state.files.values().flat_map(|(_, extents)| extents);
+        extents.flat_map(|extent| self.keys(extent.slice, extent.slice_len)).collect()
+    }
+
+    fn keys(&self, slice: SliceId, len: u64) -> Vec<String> {
+        (0..SliceId::blocks(len)).map(|block| slice.object_key(self.volume.id, block)).collect()
+    }
+
+    /// What the extents refer to is there.
+    fn check_objects(&self, extents: &[Extent]) -> MetaResult<()> {
+        let keys: BTreeSet<_> = self.objects.keys().into_iter().collect();
+        for extent in extents {
+            assert_eq!(extent.offset / CHUNK_SIZE, (extent.end() - 1) / CHUNK_SIZE, "crosses a chunk");
+            assert!(extent.slice_offset + extent.len <= extent.slice_len, "{extent:?} is beyond its slice");
+            let first = extent.slice_offset / BLOCK_SIZE;
+            let last = (extent.slice_offset + extent.len - 1) / BLOCK_SIZE;
+            for block in first..=last {
+                let key = extent.slice.object_key(self.volume.id, block as u32);
+                assert!(keys.contains(&key), "published before it was uploaded: {key}");
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&self, publish: &Publish) -> MetaResult<Attr> {
+        self.check_objects(&publish.extents)?;
+        let mut state = self.state.lock();
+        let version = state.version + 1;
+        let (attr, extents) = state.files.get_mut(&publish.inode).ok_or(MetaError::NotFound)?;
+        let mut laid = Vec::new();
+        for old in extents.iter() {
+            let mut start = old.offset;
+            for new in &publish.extents {
+                laid.extend(old.clip(start, new.offset.max(start)));
+                start = start.max(new.end().min(old.end()).max(old.offset));
+            }
+            laid.extend(old.clip(start, u64::MAX));
+        }
+        laid.extend(publish.extents.iter().copied());
+        laid.sort_by_key(|extent| extent.offset);
+        let mut chunks: BTreeMap<u64, usize> = BTreeMap::new();
+        for pair in laid.windows(2) {
+            assert!(pair[0].end() <= pair[1].offset, "overlap: {pair:?}");
+        }
+        for extent in &laid {
+            *chunks.entry(extent.offset / CHUNK_SIZE).or_default() += 1;
+        }
+        if let Some((chunk, _)) = chunks.iter().find(|(_, count)| **count > MAX_CHUNK_EXTENTS) {
+            return Err(MetaError::TooFragmented(*chunk as u32));
+        }
+        *extents = laid;
+        attr.size = attr.size.max(publish.size);
+        attr.mtime = publish.written;
+        attr.version = Version(version);
+        attr.mapped = extents.iter().map(|extent| extent.len).sum();
+        let attr = attr.clone();
+        state.version = version;
+        state.most_extents = state.most_extents.max(chunks.values().copied().max().unwrap_or(0));
+        Ok(attr)
+    }
+
+    fn truncate(&self, inode: InodeId, size: u64) -> MetaResult<Attr> {
+        let mut state = self.state.lock();
+        let version = state.version + 1;
+        let (attr, extents) = state.files.get_mut(&inode).ok_or(MetaError::NotFound)?;
+        *extents = extents.iter().filter_map(|extent| extent.clip(0, size)).collect();
+        attr.size = size;
+        attr.version = Version(version);
+        let attr = attr.clone();
+        state.version = version;
+        Ok(attr)
+    }
+
+    /// Deletes what was named and is not any more.
+    async fn collect(&self, before: BTreeSet<String>) {
+        let named = self.named();
+        let garbage: Vec<_> = before.difference(&named).cloned().collect();
+        for keys in garbage.chunks(1000) {
+            self.objects.delete(keys).await.unwrap();
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl MetadataService for Metadata {
+    fn volume(&self) -> &VolumeInfo {
+        &self.volume
+    }
+
+    async fn lookup(&self, _: &RequestContext, _: InodeId, _: &Name) -> MetaResult<Attr> {
+        Err(MetaError::NotFound)
+    }
+
+    async fn getattr(&self, _: &RequestContext, inode: InodeId) -> MetaResult<Attr> {
+        Ok(self.attr(inode.0))
+    }
+
+    async fn readdir(
+        &self,
+        _: &RequestContext,
+        _: InodeId,
+        _: u64,
+        _: u32,
+        _: bool,
+    ) -> MetaResult<nokvfs_types::DirPage> {
+        Err(MetaError::NotDirectory)
+    }
+
+    async fn readlink(&self, _: &RequestContext, _: InodeId) -> MetaResult<Bytes> {
+        Err(MetaError::NotFound)
+    }
+
+    async fn getxattr(&self, _: &RequestContext, _: InodeId, _: &[u8]) -> MetaResult<Bytes> {
+        Err(MetaError::NoAttribute)
+    }
+
+    async fn listxattr(&self, _: &RequestContext, _: InodeId) -> MetaResult<Vec<Bytes>> {
+        Ok(Vec::new())
+    }
+
+    async fn body(&self, _: &RequestContext, inode: InodeId, from: u64) -> MetaResult<BodyView> {
+        tokio::task::yield_now().await;
+        let mut state = self.state.lock();
+        state.views += 1;
+        let (attr, extents) = state.files.get(&inode).ok_or(MetaError::NotFound)?;
+        // One chunk at a time, as for a long body.
+        let to = (from / CHUNK_SIZE + 1) * CHUNK_SIZE;
+        let extents = extents.iter().filter(|extent| extent.end() > from && extent.offset < to).copied().collect();
+        let complete_to = if to >= attr.size { u64::MAX } else { to };
+        Ok(BodyView { attr: attr.clone(), extents, complete_to })
+    }
+
+    async fn mutate(&self, _: &RequestContext, mutation: Mutation) -> MetaResult<Applied> {
+        tokio::task::yield_now().await;
+        let before = self.named();
+        let attr = match mutation {
+            Mutation::ReserveUploads { count, settled } => {
+                let mut state = self.state.lock();
+                state.reservations += 1;
+                state.settled = settled.0;
+                let first = UploadId(state.next_upload + 1);
+                state.next_upload += u64::from(count);
+                return Ok(Applied::Uploads { first, count });
+            }
+            Mutation::Publish(publish) => {
+                let fault = {
+                    let mut state = self.state.lock();
+                    state.publishes += 1;
+                    state.faults.pop_front()
+                };
+                match fault {
+                    None => self.publish(&publish)?,
+                    Some((after, error)) => {
+                        if after {
+                            self.publish(&publish)?;
+                            self.collect(before).await;
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+            Mutation::SetAttr { inode, set } => self.truncate(inode, set.size.unwrap())?,
+            other => return Err(MetaError::Invalid(format!("{other:?}"))),
+        };
+        self.collect(before).await;
+        Ok(Applied::Entry { attr, created: false })
+    }
+
+    async fn statfs(&self, _: &RequestContext) -> MetaResult<FsStat> {
+        Ok(FsStat { used_bytes: 0, total_bytes: 0, used_inodes: 0, total_inodes: 0 })
+    }
+
+    fn opened(&self, _: InodeId) {}
+
+    fn closed(&self, _: InodeId) {}
+
+    async fn close(&self) -> MetaResult<()> {
+        Ok(())
+    }
+}
