@@ -4,7 +4,7 @@ use nokvfs_types::{Event, MountId, Version};
 
 use crate::layout::Tree;
 
-/// Most bytes of one command. With the batch that it joins ([`BATCH_TARGET`]) and the copy in the journal entry it
+/// Most bytes of one command. With the batch that it joins and the copy in the journal entry it
 /// stays below the engine's 16 MiB: 2 x (6 + 1.25) = 14.5.
 pub const COMMAND_LIMIT: usize = 6 << 20;
 /// A batch takes no further command when it is larger.

@@ -14,7 +14,7 @@ use super::overlay::Overlay;
 use super::queue::{Job, QUEUE};
 use super::segments::Segments;
 use super::txn::Txn;
-use crate::store::{Anchor, Batch, Envelope, MetaStore};
+use crate::store::{Anchor, Batch, Envelope, MetaStore, Usage};
 
 /// How often limits are looked at, and the longest sleep of an idle committer.
 const MEASURE: Duration = Duration::from_millis(500);
@@ -22,6 +22,10 @@ const MEASURE: Duration = Duration::from_millis(500);
 const IDLE_CHECKPOINT: Duration = Duration::from_secs(30);
 /// First and longest pause between attempts to reopen a failed store.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// After a failed checkpoint the next one waits so long; nothing is written meanwhile.
+const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+/// Fewer dirty bytes are not worth a checkpoint.
+const DIRTY_FEW: u64 = 16 << 20;
 /// Bytes that a shorter log never starts a checkpoint with: it has a header.
 const WAL_EMPTY: u64 = 64 << 10;
 
@@ -38,8 +42,16 @@ pub(crate) struct Worker {
     read_only: Option<String>,
     broken: Option<Broken>,
     wal: u64,
+    usage: Usage,
+    stuck: Option<Stuck>,
     measured: Instant,
     busy: Instant,
+}
+
+/// Checkpoints fail: without them the log grows and memory fills, so nothing is written until one succeeds.
+struct Stuck {
+    reason: String,
+    retry: Instant,
 }
 
 /// A failed store.
@@ -79,6 +91,8 @@ impl Worker {
             read_only: None,
             broken: None,
             wal: 0,
+            usage: Usage::default(),
+            stuck: None,
             measured: now,
             busy: now,
         }
@@ -207,33 +221,46 @@ impl Worker {
     }
 
     fn checkpoint_due(&self) -> bool {
-        self.broken.is_none()
-            && (self.wal > self.options.wal_limit || (self.wal > WAL_EMPTY && self.busy.elapsed() > IDLE_CHECKPOINT))
+        if self.broken.is_some() {
+            return false;
+        }
+        if let Some(stuck) = &self.stuck {
+            return Instant::now() >= stuck.retry;
+        }
+        let Usage { dirty, budget, disk_free, .. } = self.usage;
+        // Dirty memory can't be given to others, and needs as much of the disk when it is written.
+        let heavy =
+            dirty > DIRTY_FEW && (dirty > budget / 2 || disk_free < self.options.low_water.saturating_add(dirty));
+        heavy || self.wal > self.options.wal_limit || (self.wal > WAL_EMPTY && self.busy.elapsed() > IDLE_CHECKPOINT)
     }
 
     /// Moves finished journal entries to segments, then shortens the log. No batch runs meanwhile: this is the thread.
     fn checkpoint(&mut self) {
         self.busy = Instant::now();
-        if let Some(segments) = &mut self.segments
-            && let Err(error) = segments.catch_up(&*self.store).and_then(|()| segments.sync())
-        {
-            self.behind(Some(error.to_string()));
-            // Not at once again: the log grows by another sixteenth of its limit first.
-            self.wal = self.wal.min(self.options.wal_limit - self.options.wal_limit / 16);
-            return;
-        }
-        match self.store.checkpoint() {
+        let kept = match &mut self.segments {
+            Some(segments) => segments.catch_up(&*self.store).and_then(|()| segments.sync()),
+            None => Ok(()),
+        };
+        match kept.and_then(|()| self.store.checkpoint()) {
             Ok(()) => {
                 self.wal = 0;
+                self.stuck = None;
                 self.behind(None);
                 self.shared.health.lock().checkpoints += 1;
             }
-            Err(error) => {
-                let reason = error.to_string();
-                tracing::error!(reason, "a checkpoint failed; reopening the store");
-                self.broken = Some(Broken { reason, retry: Instant::now(), pause: RETRY.0 });
-                self.mend();
-            }
+            Err(error) => self.checkpoint_failed(error.to_string()),
+        }
+        self.measure();
+    }
+
+    fn checkpoint_failed(&mut self, reason: String) {
+        tracing::error!(reason, "a checkpoint failed; nothing is written until one succeeds");
+        let again = self.stuck.is_some();
+        self.stuck = Some(Stuck { reason: reason.clone(), retry: Instant::now() + CHECKPOINT_RETRY });
+        // Where it is not for space, the engine may have stopped for good: open it again.
+        if again && self.usage.disk_free > self.usage.dirty.saturating_add(self.options.low_water) {
+            self.broken = Some(Broken { reason, retry: Instant::now(), pause: RETRY.0 });
+            self.mend();
         }
     }
 
@@ -278,7 +305,7 @@ impl Worker {
 
     /// Counts the log that an earlier run left towards the next checkpoint.
     pub(crate) fn adopt_log(&mut self) {
-        self.wal = self.shared.health.lock().usage.wal;
+        self.wal = self.usage.wal;
     }
 
     /// Looks at memory and disk.
@@ -305,6 +332,10 @@ impl Worker {
                 self.options.low_water >> 20
             )
         });
+        if let Some(stuck) = &self.stuck {
+            self.read_only = Some(format!("checkpoints of the metadata fail: {}", stuck.reason));
+        }
+        self.usage = usage;
         let mut health = self.shared.health.lock();
         health.state = self.read_only.clone().map_or(StoreState::Open, StoreState::ReadOnly);
         health.full.clone_from(&self.full);

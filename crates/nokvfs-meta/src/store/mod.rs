@@ -249,6 +249,8 @@ impl fmt::Display for CommitError {
 pub struct Usage {
     /// Memory that all records need to be at hand, in bytes.
     pub needed: u64,
+    /// Memory that a checkpoint must write before it can be used for others, in bytes.
+    pub dirty: u64,
     /// Memory that they may take, in bytes.
     pub budget: u64,
     /// Free bytes of the disk.

@@ -153,6 +153,6 @@ impl MetaStore for ModelStore {
     }
 
     fn usage(&self) -> MetaResult<Usage> {
-        Ok(Usage { needed: 0, budget: u64::MAX, disk_free: u64::MAX, wal: 0 })
+        Ok(Usage { needed: 0, dirty: 0, budget: u64::MAX, disk_free: u64::MAX, wal: 0 })
     }
 }
