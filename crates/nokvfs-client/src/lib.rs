@@ -1,7 +1,7 @@
 //! Clients of a metadata server, and the path-oriented SDK.
 //!
 //! Owns: connections that come back, the remote [`MetadataService`](nokvfs_meta::service::MetadataService) with its
-//! session, the remote volume service.
+//! session, the remote volume service, a volume by paths.
 //! Must not: know records, define messages, or what a kernel caches.
 //! Invariants: a mutation is sent again only with the stamp it had; no call outlives its deadline; a session that the
 //! server declared dead is never used again.
@@ -9,6 +9,7 @@
 mod channel;
 mod connection;
 mod endpoint;
+mod fs;
 mod open_table;
 mod service;
 mod slots;
@@ -19,6 +20,7 @@ mod volumes;
 mod tests;
 
 pub use endpoint::{Endpoint, EndpointError};
+pub use fs::{FileReader, FileWriter, Fs, FsError, FsFailure, FsResult, Listing};
 pub use service::{RemoteOptions, RemoteService};
 pub use tls::TlsConfig;
 pub use volumes::RemoteVolumes;

@@ -1,0 +1,105 @@
+//! From a request to its answer: who may ask, and whom to ask.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nokvfs_protocol::{Answer, Call, SessionRef};
+use nokvfs_types::{MetaError, SessionGrant, SessionId, SessionRequest};
+use parking_lot::Mutex;
+
+use crate::backend::Backend;
+use crate::peer::Role;
+
+/// Most entries of one page: with attributes some 350 bytes each, 1.4 MiB.
+const PAGE_MAX: u32 = 4096;
+
+/// One peer: its role, and the sessions that it opened or attached on this connection.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    role: Role,
+    held: Mutex<HashMap<SessionId, u32>>,
+    held_max: usize,
+}
+
+impl Peer {
+    pub(crate) fn new(role: Role, held_max: usize) -> Self {
+        Peer { role, held: Mutex::new(HashMap::new()), held_max }
+    }
+
+    /// A session's number alone opens nothing: it is small and can be guessed.
+    fn check(&self, call: &Call) -> Result<(), MetaError> {
+        if let Some(SessionRef { session, generation }) = call.session() {
+            if self.held.lock().get(&session) == Some(&generation) {
+                return Ok(());
+            }
+            return Err(MetaError::Unauthorized(format!("session {session} was not opened on this connection")));
+        }
+        match call {
+            Call::OpenSession(_) | Call::AttachSession(_) if self.held.lock().len() >= self.held_max => {
+                Err(MetaError::Busy(format!("the connection holds {} sessions; use another", self.held_max)))
+            }
+            Call::CreateVolume(_)
+            | Call::Volume(_)
+            | Call::ListVolumes { .. }
+            | Call::SetQuota { .. }
+            | Call::DeleteVolume(_)
+                if self.role != Role::Control =>
+            {
+                Err(MetaError::Unauthorized("volumes are for the role nokv-control".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hold(&self, grant: &SessionGrant) {
+        self.held.lock().insert(grant.session, grant.generation);
+    }
+
+    async fn session(&self, backend: &dyn Backend, request: SessionRequest, attach: bool) -> Result<Answer, MetaError> {
+        let opened = if attach { backend.attach_session(request).await } else { backend.open_session(request).await };
+        opened.map(|grant| {
+            self.hold(&grant);
+            Answer::Session(grant)
+        })
+    }
+}
+
+/// Answers a request.
+pub(crate) async fn answer(backend: Arc<dyn Backend>, peer: Arc<Peer>, call: Call) -> Result<Answer, MetaError> {
+    peer.check(&call)?;
+    Ok(match call {
+        Call::Ping => Answer::Unit,
+        Call::OpenSession(request) => peer.session(&*backend, request, false).await?,
+        Call::AttachSession(request) => peer.session(&*backend, request, true).await?,
+        Call::Heartbeat(session, beat) => {
+            Answer::Heartbeat(backend.heartbeat(session.session, session.generation, beat).await?)
+        }
+        Call::CloseSession(session) => {
+            backend.close_session(session.session, session.generation).await?;
+            peer.held.lock().remove(&session.session);
+            Answer::Unit
+        }
+        Call::Lookup(session, parent, name) => Answer::Attr(backend.lookup(session, parent, &name).await?),
+        Call::Getattr(session, inode) => Answer::Attr(backend.getattr(session, inode).await?),
+        Call::Readdir { session, inode, after, limit, attrs } => {
+            Answer::Page(backend.readdir(session, inode, after, limit.min(PAGE_MAX), attrs).await?)
+        }
+        Call::Readlink(session, inode) => Answer::Data(backend.readlink(session, inode).await?),
+        Call::Getxattr(session, inode, name) => Answer::Data(backend.getxattr(session, inode, &name).await?),
+        Call::Listxattr(session, inode) => Answer::Names(backend.listxattr(session, inode).await?),
+        Call::Body(session, inode, from) => Answer::Body(backend.body(session, inode, from).await?),
+        Call::Mutate(stamp, caller, mutation) => Answer::Applied(backend.mutate(stamp, caller, mutation).await?),
+        Call::Statfs(session) => Answer::Stat(backend.statfs(session).await?),
+        Call::CreateVolume(spec) => {
+            let (info, token) = backend.create_volume(spec).await?;
+            Answer::Created(info, token)
+        }
+        Call::Volume(id) => Answer::Volume(backend.volume(id).await?),
+        Call::ListVolumes { after, limit } => Answer::Volumes(backend.list_volumes(after.as_deref(), limit).await?),
+        Call::SetQuota { id, bytes, inodes } => Answer::Volume(backend.set_quota(id, bytes, inodes).await?),
+        Call::DeleteVolume(id) => {
+            backend.delete_volume(id).await?;
+            Answer::Unit
+        }
+    })
+}
