@@ -39,7 +39,7 @@ pub struct MetadataServerSpec {
     pub replicas: i32,
     /// Where the metadata is kept.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("storage can't be changed: resize the claim data-<name>-0 itself, or make a new MetadataServer"))]
+    #[x_kube(validation = Rule::new("self.size == oldSelf.size && self.ephemeral == oldSelf.ephemeral && (!has(oldSelf.storageClassName) || (has(self.storageClassName) && self.storageClassName == oldSelf.storageClassName))").message("storage can't be changed, except to name a storageClassName where none was: resize the claim data-<name>-0 itself, or make a new MetadataServer"))]
     pub storage: Storage,
     /// The S3 store of all volumes on this server.
     pub object_store: ObjectStore,

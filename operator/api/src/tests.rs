@@ -89,7 +89,9 @@ fn a_stage_secret_is_read_as_it_was_made_and_never_shown() {
         secret_key: text("secret"),
     };
     assert_eq!(format!("{credentials:?}"), "StageCredentials(..)");
-    let secret = stage_secret("s", "ns", Default::default(), &credentials);
+    let handle: VolumeHandle = format!("ns.m.{UUID}").parse().unwrap();
+    let secret = stage_secret("s", "ns", stage_labels(&handle), &credentials);
+    assert_eq!(secret.metadata.labels.as_ref().unwrap()[names::LABEL_SERVER], "m");
     let data = secret.data.unwrap();
     let get = |key: &str| data.get(key).map(|value| std::str::from_utf8(&value.0).unwrap());
     assert_eq!(StageCredentials::from_map(get), Ok(credentials));
@@ -150,6 +152,11 @@ fn rules_of_a_metadata_server() {
     let mut grown = good.clone();
     grown.spec.storage.size = "20Gi".into();
     assert!(refusal(grown.validate_cel_update(&good)).contains("storage can't be changed"));
+
+    let mut named = good.clone();
+    named.spec.storage.storage_class_name = Some("fast".into());
+    named.validate_cel_update(&good).unwrap();
+    assert!(refusal(good.validate_cel_update(&named)).contains("storage can't be changed"));
 }
 
 #[test]
