@@ -247,7 +247,8 @@ impl OpenFile {
         let mut state = self.state.lock();
         state.live.clear();
         state.active.clear();
-        state.jobs.clear();
+        // Uploads that pause hold room of the stage.
+        std::mem::take(&mut state.jobs).values().for_each(|job| job.retry.notify_one());
         state.slices.clear();
         state.forget_base();
         state.epoch += 1;

@@ -173,7 +173,8 @@ impl OpenFile {
         self.bodies.leaving.fetch_add(len, Ordering::Relaxed);
         self.bodies.runtime.spawn(async move {
             let mut pause = RETRY_FIRST;
-            loop {
+            // The file may have been cut or given up during a pause.
+            while file.state.lock().jobs.contains_key(&upload.job) {
                 let result = file.upload_once(&upload).await;
                 let done = file.note_upload(&upload, result);
                 if done {

@@ -321,7 +321,11 @@ impl State {
         });
         self.jobs.retain(|_, job| {
             job.content.remove(size..u64::MAX);
-            !job.content.is_empty()
+            let stays = !job.content.is_empty();
+            if !stays {
+                job.retry.notify_one();
+            }
+            stays
         });
     }
 }

@@ -75,7 +75,9 @@ impl UploadIds {
         if let Some(id) = self.pop() {
             return Ok(id);
         }
-        let _turn = self.turn.acquire().await.map_err(|_| BodyError::Protocol("nothing: upload ids are closed"))?;
+        let Ok(Ok(_turn)) = tokio::time::timeout(BACKGROUND, self.turn.acquire()).await else {
+            return Err(BodyError::Deadline("waiting for upload ids"));
+        };
         if let Some(id) = self.pop() {
             return Ok(id);
         }

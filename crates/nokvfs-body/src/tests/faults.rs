@@ -141,3 +141,24 @@ async fn a_shutdown_publishes_and_names_what_it_could_not() {
     mount.shutdown(ctx().deadline).await.unwrap();
     assert_eq!(mount.dirty(), 0);
 }
+
+#[tokio::test]
+async fn what_is_cut_off_or_given_up_leaves_the_stage_at_once() {
+    let volume = Volume::new();
+    let mount = volume.mount();
+    let file = volume.create(&mount, 1);
+    for give_up in [false, true] {
+        volume.store.inject_always(Operation::Put, Fault::FailBefore(ObjectError::Unavailable("down".to_owned())));
+        file.write(&ctx(), 0, bytes(1, 5_000_000)).await.unwrap();
+        assert!(file.sync(&ctx()).await.is_err());
+        assert!(mount.stage.used() > 0);
+        if give_up {
+            file.discard();
+        } else {
+            file.truncate(&ctx(), 0).await.unwrap();
+        }
+        wait_for(|| mount.stage.used() == 0).await;
+        assert!(!file.is_dirty());
+        assert_eq!(read_all(&file).await, b"");
+    }
+}

@@ -104,10 +104,6 @@ impl Metadata {
         self.state.lock().most_extents
     }
 
-    pub fn extents(&self, inode: u64) -> Vec<Extent> {
-        self.state.lock().files[&InodeId(inode)].1.clone()
-    }
-
     pub fn attr(&self, inode: u64) -> Attr {
         self.state.lock().files[&InodeId(inode)].0.clone()
     }

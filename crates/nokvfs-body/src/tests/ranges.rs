@@ -43,7 +43,7 @@ proptest! {
 fn frames_have_golden_bytes() {
     let object = encode_frames("blocks/v/00/1/2/0/0", b"hello");
     assert_eq!(&object[..5], b"hello");
-    assert_eq!(hex(&object[5..]), "GOLDEN");
+    assert_eq!(hex(&object[5..]), "e5772c2e6c0f74fc");
     assert_eq!(framed_len(5), 13);
     assert_eq!(framed_len(FRAME_PAYLOAD), FRAME_PAYLOAD + 8);
     assert_eq!(framed_len(FRAME_PAYLOAD + 1), FRAME_PAYLOAD + 17);
