@@ -69,7 +69,8 @@ impl Core {
 
     pub(crate) async fn removexattr(self: Arc<Self>, ctx: RequestContext, inode: InodeId, name: Bytes) -> OpResult<()> {
         if is_refused(&name) {
-            return Err(Refusal::Errno(libc::ENODATA));
+            let errno = if name == CAPABILITY { libc::ENODATA } else { libc::EOPNOTSUPP };
+            return Err(Refusal::Errno(errno));
         }
         self.service.mutate(&ctx, Mutation::RemoveXattr { inode, name }).await?;
         Ok(())
