@@ -26,4 +26,6 @@ pub mod stage_secrets;
 pub mod volume_id;
 
 #[cfg(test)]
+mod proto_test;
+#[cfg(test)]
 mod tests;

@@ -30,7 +30,7 @@ impl Stager {
         let stage = self.living_stage(target.stage, request, &handle).await?;
         match self.state(target.path, &handle).await? {
             State::Alive(mount, _) if mount.device == stage.device => {
-                return if mount.read_only == (target.read_only || stage.super_read_only) || mount.super_read_only {
+                return if mount.super_read_only || mount.read_only == target.read_only {
                     Ok(())
                 } else {
                     Err(Status::already_exists(format!(
@@ -100,8 +100,7 @@ impl Stager {
     }
 
     fn refuse_second_target(&self, target: Target<'_>, handle: &str) -> Result<(), Status> {
-        let mounts = self.mounts.of(handle).map_err(|error| Status::internal(error.to_string()))?;
-        match mounts.iter().find(|mount| mount.point != target.stage && mount.point != target.path) {
+        match self.of(handle)?.iter().find(|mount| mount.point != target.stage && mount.point != target.path) {
             None => Ok(()),
             Some(other) => Err(Status::failed_precondition(format!(
                 "{handle} is for a single pod (ReadWriteOncePod) and published at {} already",

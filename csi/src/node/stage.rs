@@ -73,6 +73,8 @@ impl Stager {
     /// Ends the stage: everything durable first, then unmounted.
     pub async fn unstage(&self, path: &Path, handle: &str) -> Result<(), Status> {
         match self.state(path, handle).await? {
+            // An earlier call may have unmounted it and not seen the end.
+            State::Absent if self.of(handle)?.is_empty() => self.await_release(handle).await,
             State::Absent => Ok(()),
             State::Foreign(what) => Err(foreign(path, &what)),
             State::Dead => self.detach_all(path, handle),
@@ -103,6 +105,11 @@ impl Stager {
     /// How the mount at a path fares.
     pub async fn state(&self, path: &Path, handle: &str) -> Result<State, Status> {
         self.mounts.state(path, handle).await.map_err(|error| Status::internal(error.to_string()))
+    }
+
+    /// All mounts of a volume on this node.
+    pub fn of(&self, handle: &str) -> Result<Vec<Mount>, Status> {
+        self.mounts.of(handle).map_err(|error| Status::internal(error.to_string()))
     }
 
     /// Detaches every mount of the volume at a path: a crash may have stacked them.
@@ -140,8 +147,7 @@ impl Stager {
 
     /// One daemon serves a volume on a node, so it can be staged at one path only.
     async fn refuse_second_stage(&self, path: &Path, handle: &str) -> Result<(), Status> {
-        let elsewhere = self.mounts.of(handle).map_err(|error| Status::internal(error.to_string()))?;
-        for mount in &elsewhere {
+        for mount in &self.of(handle)? {
             match self.state(&mount.point, handle).await? {
                 State::Alive(..) | State::Hung => {
                     let message = format!("{handle} is staged or published at {} still", mount.point.display());
