@@ -15,7 +15,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use nokvfs_api::{
     DeletionPolicy, MetadataServer, NoKVMount, StageCredentials, VolumeHandle, names, parse_bytes, persistent_volume,
-    reasons, stage_labels, stage_secret,
+    reasons, stage_secret,
 };
 use nokvfs_meta::service::VolumeService;
 use nokvfs_types::{MetaError, VolumeInfo, VolumeSpec};
@@ -139,26 +139,43 @@ async fn volumes_of(server: &MetadataServer, ctx: &Context) -> Outcome<Arc<dyn V
     ctx.connector.connect(&name, &namespace, &control).await.map_err(|error| refused(&format!("{namespace}/{name}"), error))
 }
 
-/// A mount of the CSI controller: reads only.
+/// A mount of the CSI controller: reports, and keeps certificates and S3 keys of its stage Secret current.
 async fn observe(mount: &NoKVMount, ctx: &Context) -> Outcome<Seen> {
-    let handle = mount.annotations().get(names::ANNOTATION_VOLUME_HANDLE).map(|text| text.parse::<VolumeHandle>());
-    let Some(Ok(handle)) = handle else {
-        return trouble(
-            reasons::INVALID,
-            format!("the annotation {} holds no volume handle: the CSI controller writes it", names::ANNOTATION_VOLUME_HANDLE),
-        );
+    let (name, own) = (mount.name_any(), mount.namespace().unwrap_or_default());
+    let Some(volume) = mount.labels().get(names::LABEL_CSI_VOLUME) else {
+        return trouble(reasons::INVALID, format!("the label {} is missing: the CSI controller writes it", names::LABEL_CSI_VOLUME));
     };
-    let api: Api<MetadataServer> = Api::namespaced(ctx.client.clone(), &handle.namespace);
-    let Some(server) = api.get_opt(&handle.server).await? else {
-        return trouble(reasons::SERVER_NOT_FOUND, format!("there is no MetadataServer {}/{}", handle.namespace, handle.server));
+    let server = server_of(mount, ctx).await?;
+    let handle = VolumeHandle {
+        namespace: server.namespace().unwrap_or_default(),
+        server: server.name_any(),
+        volume: volume.clone(),
     };
     let volumes = volumes_of(&server, ctx).await?;
     let info = lookup(&*volumes, &handle).await?;
-    let name = info.spec.name.clone();
+    refresh(&server, ctx, &own, &names::mount_stage_secret(&name)).await?;
+    // csi-provisioner names the volume as it asked for it, and so is the mount named.
     let all: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let volume = all.get_opt(&name).await?;
     let nodes = nodes(volume.as_ref(), ctx).await?;
     Ok(Seen { handle, info, persistent_volume: volume.map(|volume| volume.name_any()), nodes })
+}
+
+/// Brings the server's present certificates and S3 keys into a stage Secret that someone else made.
+async fn refresh(server: &MetadataServer, ctx: &Context, namespace: &str, name: &str) -> Outcome<()> {
+    let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace);
+    let Some(present) = api.get_opt(name).await? else {
+        return trouble(reasons::INVALID, format!("the stage Secret {namespace}/{name} is gone: without it no node can mount the volume"));
+    };
+    let Some(token) = text(&present, names::KEY_TOKEN) else {
+        return trouble(reasons::INVALID, format!("the stage Secret {namespace}/{name} has no token"));
+    };
+    let wanted = stage_secret(name, namespace, Default::default(), &credentials(server, ctx, token).await?);
+    if present.data != wanted.data {
+        let patch = serde_json::json!({"data": wanted.data});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    }
+    Ok(())
 }
 
 async fn lookup(volumes: &dyn VolumeService, handle: &VolumeHandle) -> Outcome<VolumeInfo> {
@@ -197,7 +214,7 @@ async fn converge(mount: &NoKVMount, ctx: &Context) -> Outcome<Seen> {
         info = changed.map_err(|error| refused(&full, error))?;
     }
     let handle = VolumeHandle { namespace: server_namespace, server: server_name, volume: info.id.to_string() };
-    let labels = stage_labels(&handle).into_iter().chain([(names::LABEL_MOUNT.to_owned(), name.clone())]).collect();
+    let labels = [(names::LABEL_MOUNT.to_owned(), name.clone())].into();
     let credentials = credentials(&server, ctx, token.to_hex()).await?;
     let secret = stage_secret(&names::mount_stage_secret(&name), &own, labels, &credentials);
     secrets::apply_owned(ctx, mount, secret).await?;

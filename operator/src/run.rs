@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::Api;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{ObjectRef, Store, store};
@@ -127,16 +127,10 @@ pub async fn controllers(ctx: Arc<Context>, stop: CancellationToken) {
         let namespace = target.namespace.clone().or_else(|| mount.namespace()).unwrap_or_default();
         Some(ObjectRef::<MetadataServer>::new(&target.name).within(&namespace))
     };
-    let of_credentials = {
-        let store = server_store.clone();
-        move |secret: kube::core::PartialObjectMeta<Secret>| users_of(&store, &secret)
-    };
-    let metadata_secrets = watcher(Api::<kube::core::PartialObjectMeta<Secret>>::all(client.clone()), watcher::Config::default());
     let server_controller = Controller::for_stream(servers, server_store)
         .owns(Api::<StatefulSet>::all(client.clone()), ours.clone())
         .owns(Api::<Service>::all(client.clone()), ours.clone())
         .watches_stream(generations(Api::<NoKVMount>::all(client.clone())), of_mount)
-        .watches_stream(metadata_secrets.default_backoff().touched_objects(), of_credentials)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(server::reconcile, after_error, ctx.clone())
@@ -152,7 +146,6 @@ pub async fn controllers(ctx: Arc<Context>, stop: CancellationToken) {
         .touched_objects()
         .predicate_filter(readiness.combine(predicates::generation), Default::default());
     let mount_controller = Controller::for_stream(mounts, mount_store)
-        .owns(Api::<Secret>::all(client.clone()), watcher::Config::default().labels(names::LABEL_MOUNT))
         .watches_stream(ready_servers, of_server)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .graceful_shutdown_on(stop.cancelled_owned())
@@ -199,14 +192,6 @@ where
 
 fn readiness(server: &MetadataServer) -> Option<u64> {
     Some(u64::try_from(server.status.as_ref().map_or(0, |status| status.ready_replicas)).unwrap_or(0))
-}
-
-fn users_of(store: &Store<MetadataServer>, secret: &kube::core::PartialObjectMeta<Secret>) -> Vec<ObjectRef<MetadataServer>> {
-    let uses = |server: &Arc<MetadataServer>| {
-        server.namespace() == secret.namespace()
-            && server.spec.object_store.credentials_secret.name == secret.name_any()
-    };
-    store.state().iter().filter(|server| uses(server)).map(|server| ObjectRef::from_obj(&**server)).collect()
 }
 
 fn mounts_of(store: &Store<NoKVMount>, server: &MetadataServer) -> Vec<ObjectRef<NoKVMount>> {

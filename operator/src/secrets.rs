@@ -1,20 +1,14 @@
-//! The Secrets of a MetadataServer: its authority, its certificates, and the copies in stage Secrets.
-
-use std::collections::BTreeMap;
+//! The Secrets of a MetadataServer: its authority and its certificates; and those of NoKVMounts.
 
 use jiff::Timestamp;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ListParams, Patch, PostParams};
+use kube::api::{Api, Patch, PostParams};
 use kube::{Resource, ResourceExt};
 use nokvfs_api::{MetadataServer, names};
 
 use crate::certificates::{self, Authority, Role, text};
 use crate::context::{Context, Result, apply_params};
 use crate::desired::{labels, owned};
-
-/// Stage Secrets asked for at a time.
-const PAGE: u32 = 200;
 
 /// The Secrets of a server, all present.
 pub struct ServerSecrets {
@@ -98,51 +92,6 @@ pub async fn credentials(ctx: &Context, server: &MetadataServer) -> Result<std::
     };
     let take = |key: &str| text(&secret, key).ok_or_else(|| format!("the Secret {name:?} in {namespace} has no key {key}: add it"));
     Ok(take(names::KEY_ACCESS_KEY).and_then(|access| Ok((access, take(names::KEY_SECRET_KEY)?))))
-}
-
-/// Brings new certificates and S3 keys to every volume of the server. Answers how many Secrets it changed.
-pub async fn refresh_stage(ctx: &Context, server: &MetadataServer, mount: &Secret, keys: &(String, String)) -> Result<usize> {
-    let selector = format!(
-        "{}={},{}={},{}={}",
-        names::LABEL_PURPOSE,
-        names::PURPOSE_STAGE,
-        names::LABEL_SERVER,
-        server.name_any(),
-        names::LABEL_SERVER_NAMESPACE,
-        server.namespace().unwrap_or_default()
-    );
-    let all: Api<Secret> = Api::all(ctx.client.clone());
-    let mut wanted: BTreeMap<String, ByteString> = BTreeMap::new();
-    for key in [names::KEY_CA_CERT, names::KEY_TLS_CERT, names::KEY_TLS_KEY] {
-        if let Some(value) = mount.data.as_ref().and_then(|data| data.get(key)) {
-            wanted.insert(key.into(), value.clone());
-        }
-    }
-    wanted.insert(names::KEY_ACCESS_KEY.into(), ByteString(keys.0.clone().into_bytes()));
-    wanted.insert(names::KEY_SECRET_KEY.into(), ByteString(keys.1.clone().into_bytes()));
-    let mut params = ListParams::default().labels(&selector).limit(PAGE);
-    let mut changed = 0;
-    loop {
-        let page = all.list(&params).await?;
-        for secret in &page.items {
-            let data = secret.data.clone().unwrap_or_default();
-            if wanted.iter().all(|(key, value)| data.get(key) == Some(value)) {
-                continue;
-            }
-            let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &secret.namespace().unwrap_or_default());
-            let patch = serde_json::json!({"data": wanted});
-            match api.patch(&secret.name_any(), &kube::api::PatchParams::default(), &Patch::Merge(&patch)).await {
-                Ok(_) => changed += 1,
-                // Its volume went meanwhile.
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        match page.metadata.continue_ {
-            Some(token) if !token.is_empty() => params = params.continue_token(&token),
-            _ => return Ok(changed),
-        }
-    }
 }
 
 /// Applies a Secret that belongs to a NoKVMount.

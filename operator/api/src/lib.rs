@@ -23,7 +23,7 @@ pub use metadata_server::{
 };
 pub use mount::{DeletionPolicy, NoKVMount, NoKVMountSpec, NoKVMountStatus, Quota, RootDirectory, ServerRef};
 pub use quantity::{QuantityError, format_bytes, parse_bytes};
-pub use stage::{StageCredentials, StageError, stage_labels, stage_secret};
+pub use stage::{StageCredentials, StageError, stage_secret};
 pub use volume::{VolumeAttributes, persistent_volume};
 
 #[cfg(test)]

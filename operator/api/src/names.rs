@@ -15,16 +15,10 @@ pub const LABEL_MOUNT: &str = "nokv.io/mount";
 pub const LABEL_MOUNT_NAMESPACE: &str = "nokv.io/mount-namespace";
 /// On everything made for a MetadataServer: its name.
 pub const LABEL_SERVER: &str = "nokv.io/metadata-server";
-/// Beside [`LABEL_SERVER`], on objects that may be in another namespace: the MetadataServer's.
-pub const LABEL_SERVER_NAMESPACE: &str = "nokv.io/metadata-server-namespace";
-/// On stage Secrets: `stage`. The operator renews certificates and S3 keys in all of them.
-pub const LABEL_PURPOSE: &str = "nokv.io/purpose";
-/// The value of [`LABEL_PURPOSE`] on stage Secrets.
-pub const PURPOSE_STAGE: &str = "stage";
 /// On NoKVMounts that the CSI controller made for a PersistentVolumeClaim: `true`. The operator only reports on those.
 pub const LABEL_CSI_MANAGED: &str = "csi.nokv.io/managed";
-/// On NoKVMounts of the CSI controller: the volume handle.
-pub const ANNOTATION_VOLUME_HANDLE: &str = "csi.nokv.io/volume-handle";
+/// On NoKVMounts of the CSI controller: the volume's UUID.
+pub const LABEL_CSI_VOLUME: &str = "csi.nokv.io/volume";
 /// Finalizer of NoKVMounts.
 pub const MOUNT_FINALIZER: &str = "nokv.io/mount";
 

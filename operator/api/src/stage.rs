@@ -7,7 +7,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ObjectMeta;
 
-use crate::{VolumeHandle, names};
+use crate::names;
 
 /// The contents of a stage Secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -74,19 +74,7 @@ impl StageCredentials {
     }
 }
 
-/// The labels by which the operator finds the stage Secret of a volume, to renew certificates and S3 keys in it.
-pub fn stage_labels(handle: &VolumeHandle) -> BTreeMap<String, String> {
-    [
-        (names::LABEL_PURPOSE, names::PURPOSE_STAGE),
-        (names::LABEL_SERVER, &handle.server),
-        (names::LABEL_SERVER_NAMESPACE, &handle.namespace),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .collect()
-}
-
-/// The stage Secret of a volume; `labels` are [`stage_labels`] and what else the maker needs.
+/// The stage Secret of a volume.
 pub fn stage_secret(
     name: &str,
     namespace: &str,
