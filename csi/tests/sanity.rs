@@ -7,6 +7,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nokvfs_csi::mounts::kubelet_dir::KubeletDir;
+use nokvfs_csi::mounts::probe::Prober;
+use nokvfs_csi::mounts::{Mounts, State};
 use nokvfs_csi::proto::csi::controller_client::ControllerClient;
 use nokvfs_csi::proto::csi::node_client::NodeClient;
 use nokvfs_csi::proto::csi::volume_capability::access_mode::Mode;
@@ -31,6 +34,27 @@ fn csi_sanity_passes() {
         .status()
         .unwrap();
     assert!(status.success(), "csi-sanity: {status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_hangs_is_told_from_one_that_is_dead() {
+    let temp = tempfile::tempdir().unwrap();
+    let stage = temp.path().canonicalize().unwrap().join("stage");
+    std::fs::create_dir(&stage).unwrap();
+    let prober = Prober::new(env!("CARGO_BIN_EXE_nokv-csi").into());
+    let mounts = Mounts::new(KubeletDir::new(temp.path()).unwrap(), prober);
+    let handle = "ns.m.0b66c5d4-5f0c-4d0a-9c8f-1f6c3b1a2d3e";
+    assert_eq!(mounts.state(&stage, handle).await.unwrap(), State::Absent);
+    // Nobody answers on the descriptor: the probe's child is stuck, this process is not.
+    let fuse = mounts.attach(&stage, handle, true).unwrap();
+    assert_eq!(mounts.state(&stage, handle).await.unwrap(), State::Hung);
+    assert!(mounts.of(handle).unwrap()[0].super_read_only);
+    let of_another = mounts.state(&stage, "ns.m.another").await.unwrap();
+    assert!(matches!(of_another, State::Foreign(_)), "{of_another:?}");
+    drop(fuse);
+    assert_eq!(mounts.state(&stage, handle).await.unwrap(), State::Dead);
+    mounts.detach(&stage, true).unwrap();
+    assert_eq!(mounts.state(&stage, handle).await.unwrap(), State::Absent);
 }
 
 fn tools() -> PathBuf {
