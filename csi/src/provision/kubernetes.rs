@@ -24,9 +24,6 @@ use crate::volume_id::identity;
 /// Field manager of what this controller applies.
 const MANAGER: &str = "nokv-csi";
 
-/// On NoKVMounts and Secrets of this controller: the volume's UUID, to find them by a handle.
-const LABEL_VOLUME: &str = "csi.nokv.io/volume";
-
 /// Longest name of a NoKVMount.
 const MAX_MOUNT_NAME: usize = 57;
 
@@ -150,7 +147,7 @@ impl Kubernetes {
             (names::LABEL_CSI_MANAGED.to_owned(), "true".to_owned()),
             (names::LABEL_MOUNT.to_owned(), name.to_owned()),
             (names::LABEL_MOUNT_NAMESPACE.to_owned(), self.namespace.clone()),
-            (LABEL_VOLUME.to_owned(), handle.volume.clone()),
+            (names::LABEL_CSI_VOLUME.to_owned(), handle.volume.clone()),
         ]);
         let quota = Quota {
             bytes: (info.spec.quota_bytes != 0).then(|| info.spec.quota_bytes.to_string()),
@@ -173,7 +170,7 @@ impl Kubernetes {
 
     /// Removes NoKVMount and Secret of a volume, whatever their names are.
     async fn forget(&self, handle: &VolumeHandle) -> Result<(), Status> {
-        let selector = ListParams::default().labels(&format!("{LABEL_VOLUME}={}", handle.volume));
+        let selector = ListParams::default().labels(&format!("{names::LABEL_CSI_VOLUME}={}", handle.volume));
         let failed = |error: kube::Error| from_kube("removing what was made for the volume", &error);
         for mount in self.mounts().list(&selector).await.map_err(failed)? {
             removed(self.mounts().delete(&mount.name_any(), &DeleteParams::default()).await).map_err(failed)?;
@@ -253,7 +250,7 @@ fn listed(mount: &NoKVMount) -> Option<Provisioned> {
     let handle = VolumeHandle {
         namespace: server.namespace.clone().or_else(|| mount.metadata.namespace.clone())?,
         server: server.name.clone(),
-        volume: mount.labels().get(LABEL_VOLUME)?.clone(),
+        volume: mount.labels().get(names::LABEL_CSI_VOLUME)?.clone(),
     };
     let quota = mount.spec.quota.bytes.as_deref().and_then(|bytes| nokvfs_api::parse_bytes(bytes).ok()).unwrap_or(0);
     Some(Provisioned { handle, quota, context: Default::default() })
