@@ -170,7 +170,7 @@ impl Kubernetes {
 
     /// Removes NoKVMount and Secret of a volume, whatever their names are.
     async fn forget(&self, handle: &VolumeHandle) -> Result<(), Status> {
-        let selector = ListParams::default().labels(&format!("{names::LABEL_CSI_VOLUME}={}", handle.volume));
+        let selector = ListParams::default().labels(&format!("{}={}", names::LABEL_CSI_VOLUME, handle.volume));
         let failed = |error: kube::Error| from_kube("removing what was made for the volume", &error);
         for mount in self.mounts().list(&selector).await.map_err(failed)? {
             removed(self.mounts().delete(&mount.name_any(), &DeleteParams::default()).await).map_err(failed)?;
