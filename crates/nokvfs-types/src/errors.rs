@@ -69,6 +69,9 @@ pub enum MetaError {
     /// The deadline passed before an answer came. The request may still take effect.
     #[error("deadline exceeded: {0}")]
     Deadline(String),
+    /// The filesystem does not have that; says what it has instead.
+    #[error("not supported: {0}")]
+    NotSupported(String),
     /// A stored record is damaged; says which.
     #[error("corrupt record: {0}")]
     Corrupt(String),
@@ -98,6 +101,7 @@ impl MetaError {
             MetaError::ReadOnly => libc::EROFS,
             MetaError::Unauthorized(_) => libc::EACCES,
             MetaError::Busy(_) => libc::EBUSY,
+            MetaError::NotSupported(_) => libc::EOPNOTSUPP,
             MetaError::TooFragmented(_)
             | MetaError::SessionExpired(_)
             | MetaError::Superseded(_)

@@ -116,6 +116,7 @@ fn put_error(out: &mut Vec<u8>, error: &MetaError) {
         MetaError::Deadline(text) => (22, 0, text),
         MetaError::Corrupt(text) => (23, 0, text),
         MetaError::Internal(text) => (24, 0, text),
+        MetaError::NotSupported(text) => (25, 0, text),
     };
     out.push(code);
     put_u64(out, number);
@@ -152,6 +153,7 @@ fn error(from: &mut Reader<'_>) -> MetaResult<MetaError> {
         22 => MetaError::Deadline(text),
         23 => MetaError::Corrupt(text),
         24 => MetaError::Internal(text),
+        25 => MetaError::NotSupported(text),
         _ => return Err(from.corrupt()),
     })
 }

@@ -31,6 +31,7 @@ pub(crate) fn error_to_wire(error: &MetaError) -> wire::Error {
         MetaError::Deadline(text) => (ErrorKind::Deadline, text.as_str(), 0),
         MetaError::Corrupt(text) => (ErrorKind::Corrupt, text.as_str(), 0),
         MetaError::Internal(text) => (ErrorKind::Internal, text.as_str(), 0),
+        MetaError::NotSupported(text) => (ErrorKind::NotSupported, text.as_str(), 0),
     };
     wire::Error { kind: kind.into(), text: text.to_owned(), number }
 }
@@ -63,6 +64,7 @@ pub(crate) fn error_from_wire(error: wire::Error) -> Checked<MetaError> {
         Ok(ErrorKind::Deadline) => MetaError::Deadline(text),
         Ok(ErrorKind::Corrupt) => MetaError::Corrupt(text),
         Ok(ErrorKind::Internal) => MetaError::Internal(text),
+        Ok(ErrorKind::NotSupported) => MetaError::NotSupported(text),
         Ok(ErrorKind::Unspecified) | Err(_) => return invalid(format!("error kind {kind}")),
     })
 }
