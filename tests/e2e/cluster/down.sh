@@ -29,17 +29,20 @@ children() { # pids of all descendants of the given ones
   done
 }
 
+# Only what this cluster made is touched: without its state folder there is nothing to end.
+[ -d "$STATE" ] || exit 0
+
 # A FUSE mount whose daemon goes first would block whoever looks at it: abort ours before.
 mountpoint -q /sys/fs/fuse/connections || mount -t fusectl fusectl /sys/fs/fuse/connections 2>/dev/null
 end $(pids kubelet1 kubelet2 proxy1 proxy2 coredns scheduler kcm)
 for pid in $(shims); do end $(children "$pid") "$pid"; done
 while read -r _ _ device _ target _; do
-  case $target in "$STATE"/*) ;; *) continue ;; esac
+  case $target in "$STATE"/* | /var/lib/kubelet/*) ;; *) continue ;; esac
   grep -q "$device .* - fuse.nokv " /proc/self/mountinfo && echo 1 > "/sys/fs/fuse/connections/${device#*:}/abort" 2>/dev/null
 done < /proc/self/mountinfo
 end $(pids containerd1 containerd2 apiserver etcd)
 awk '{print length($2), $2}' /proc/mounts | sort -rn | cut -d' ' -f2 | while read -r target; do
-  case $(printf '%b' "$target") in "$STATE"/* | "$RUN"/*) umount -l "$(printf '%b' "$target")" 2>/dev/null ;; esac
+  case $(printf '%b' "$target") in "$STATE"/* | "$RUN"/* | /var/lib/kubelet*) umount -l "$(printf '%b' "$target")" 2>/dev/null ;; esac
 done
 ip netns pids nokv2 2>/dev/null | while read -r pid; do kill -9 "$pid" 2>/dev/null; done
 ip netns del nokv2 2>/dev/null

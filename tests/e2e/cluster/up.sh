@@ -93,6 +93,13 @@ run() { # name, command...
   echo $! > "pids/$name"
 }
 mount --make-rshared /
+# Both kubelets use the usual root folder, which CSI drivers expect: each node binds a folder of its own there.
+if [ -n "$(ls -A /var/lib/kubelet 2>/dev/null)" ]; then
+  say "/var/lib/kubelet is in use: another kubelet runs here or ran here; set KUBECONFIG to its cluster or empty that folder"
+  exit 1
+fi
+mkdir -p /var/lib/kubelet
+mount --bind "$STATE/kubelet1" /var/lib/kubelet
 sysctl -qw net.ipv4.ip_forward=1
 run containerd1 containerd -c "$STATE/containerd1.toml"
 run etcd "$BIN/etcd" --data-dir "$STATE/etcd" --listen-client-urls http://127.0.0.1:2379 \
@@ -107,7 +114,7 @@ run kcm "$BIN/kube-controller-manager" --kubeconfig="$STATE/kubeconfig" --leader
   --service-account-private-key-file="$STATE/pki/sa.key" --use-service-account-credentials=true \
   --root-ca-file="$STATE/pki/apiserver.crt" --cluster-cidr=10.88.0.0/16 --node-monitor-grace-period=40s
 run scheduler "$BIN/kube-scheduler" --kubeconfig="$STATE/kubeconfig" --leader-elect=false
-run kubelet1 "$BIN/kubelet" --kubeconfig="$STATE/kubeconfig" --config="$STATE/kubelet1.yaml" --root-dir="$STATE/kubelet1" \
+run kubelet1 "$BIN/kubelet" --kubeconfig="$STATE/kubeconfig" --config="$STATE/kubelet1.yaml" --root-dir=/var/lib/kubelet \
   --hostname-override=node1 --v=2
 
 # node2: a network namespace behind a bridge of the host.
@@ -125,11 +132,13 @@ ip route replace 10.90.0.0/16 via 10.89.0.2
 ip netns exec nokv2 sysctl -qw net.ipv4.ip_forward=1
 cat > node2.sh <<R
 hostname node2
+umount /var/lib/kubelet
 mount --make-rshared /
+mount --bind $STATE/kubelet2 /var/lib/kubelet
 containerd -c $STATE/containerd2.toml > $STATE/logs/containerd2.log 2>&1 &
 echo \$! > $STATE/pids/containerd2
 sleep 1
-exec $BIN/kubelet --kubeconfig=$STATE/kubeconfig2 --config=$STATE/kubelet2.yaml --root-dir=$STATE/kubelet2 \
+exec $BIN/kubelet --kubeconfig=$STATE/kubeconfig2 --config=$STATE/kubelet2.yaml --root-dir=/var/lib/kubelet \
   --hostname-override=node2 --node-ip=10.89.0.2 --v=2
 R
 # nsenter instead of "ip netns exec": that one mounts a fresh /sys, which hides the cgroups.
