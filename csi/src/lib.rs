@@ -28,4 +28,6 @@ pub mod volume_id;
 #[cfg(test)]
 mod proto_test;
 #[cfg(test)]
+mod registration_test;
+#[cfg(test)]
 mod tests;
