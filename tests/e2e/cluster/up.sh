@@ -94,7 +94,7 @@ run() { # name, command...
 }
 mount --make-rshared /
 # Both kubelets use the usual root folder, which CSI drivers expect: each node binds a folder of its own there.
-if [ -n "$(ls -A /var/lib/kubelet 2>/dev/null)" ]; then
+if [ -e /var/lib/kubelet/pods ]; then
   say "/var/lib/kubelet is in use: another kubelet runs here or ran here; set KUBECONFIG to its cluster or empty that folder"
   exit 1
 fi
