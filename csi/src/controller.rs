@@ -1,6 +1,7 @@
 //! The Controller service: makes, deletes and lists volumes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Code, Request, Response, Status};
 
@@ -15,6 +16,9 @@ use crate::volume_id::{check_name, parse_handle};
 
 /// Most volumes of one reply: about 500 bytes each, well below gRPC's 4 MiB.
 const MAX_PAGE: u32 = 1_000;
+
+/// Below the 60 s of csi-provisioner, so that it hears why. What was begun is found again by the next call.
+const CALL: Duration = Duration::from_secs(50);
 
 /// Serves the Controller service.
 #[derive(Clone, Debug)]
@@ -55,7 +59,7 @@ impl Controller for ControllerService {
             name: asked.name,
         };
         let _running = self.in_flight.volume(&wanted.name)?;
-        let volume = self.provisioner.create(&wanted).await?;
+        let volume = bounded(self.provisioner.create(&wanted)).await?;
         tracing::info!(name = wanted.name, volume = %volume.handle, "volume is there");
         Ok(Response::new(CreateVolumeResponse { volume: Some(to_volume(volume)) }))
     }
@@ -71,7 +75,7 @@ impl Controller for ControllerService {
             other => other?,
         };
         let _running = self.in_flight.volume(&id)?;
-        self.provisioner.delete(&handle).await?;
+        bounded(self.provisioner.delete(&handle)).await?;
         tracing::info!(volume = %handle, "volume is deleted");
         Ok(Response::new(DeleteVolumeResponse {}))
     }
@@ -85,7 +89,7 @@ impl Controller for ControllerService {
         if asked.volume_capabilities.is_empty() {
             return Err(Status::invalid_argument("volume_capabilities is empty"));
         }
-        self.provisioner.get(&handle).await?;
+        bounded(self.provisioner.get(&handle)).await?;
         let refusal = Access::check_all(&asked.volume_capabilities)
             .and_then(|()| Parameters::parse(&asked.parameters).map(drop))
             .err();
@@ -116,7 +120,7 @@ impl Controller for ControllerService {
             Ok(0) => MAX_PAGE,
             Ok(limit) => limit.min(MAX_PAGE),
         };
-        let page = self.provisioner.list(&asked.starting_token, limit).await?;
+        let page = bounded(self.provisioner.list(&asked.starting_token, limit)).await?;
         let entry = |volume| list_volumes_response::Entry { volume: Some(to_volume(volume)), status: None };
         let entries = page.volumes.into_iter().map(entry).collect();
         Ok(Response::new(ListVolumesResponse { entries, next_token: page.next }))
@@ -129,7 +133,7 @@ impl Controller for ControllerService {
         let asked = request.into_inner();
         let mut available_capacity = 0;
         if asked.volume_capabilities.is_empty() || Access::check_all(&asked.volume_capabilities).is_ok() {
-            self.provisioner.check(&Parameters::parse(&asked.parameters)?).await?;
+            bounded(self.provisioner.check(&Parameters::parse(&asked.parameters)?)).await?;
             // An S3 store has no size; quotas are limits, nothing is set aside for a new volume.
             available_capacity = i64::MAX;
         }
@@ -165,10 +169,18 @@ impl Controller for ControllerService {
         request: Request<ControllerGetVolumeRequest>,
     ) -> Result<Response<ControllerGetVolumeResponse>, Status> {
         let handle = parse_handle(&request.into_inner().volume_id, Code::NotFound)?;
-        let volume = self.provisioner.get(&handle).await?;
+        let volume = bounded(self.provisioner.get(&handle)).await?;
         let status = controller_get_volume_response::VolumeStatus::default();
         Ok(Response::new(ControllerGetVolumeResponse { volume: Some(to_volume(volume)), status: Some(status) }))
     }
+}
+
+async fn bounded<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded(format!(
+            "no answer within {CALL:?} from API server or metadata server: it is tried again"
+        )))
+    })
 }
 
 fn to_volume(volume: Provisioned) -> Volume {

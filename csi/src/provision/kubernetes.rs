@@ -125,6 +125,18 @@ impl Kubernetes {
         })
     }
 
+    /// A NoKVMount that somebody made by hand has a volume of its own.
+    async fn refuse_foreign(&self, name: &str) -> Result<(), Status> {
+        let found = self.mounts().get_opt(name).await.map_err(|error| from_kube("reading the NoKVMount", &error))?;
+        match found {
+            Some(mount) if mount.labels().get(names::LABEL_CSI_MANAGED).map(String::as_str) != Some("true") => {
+                let place = &self.namespace;
+                Err(Status::already_exists(format!("NoKVMount {place}/{name} exists and was not made for a claim")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What makes the volume visible and mountable: NoKVMount and stage Secret.
     async fn record(&self, name: &str, mount: NoKVMount, credentials: &StageCredentials) -> Result<(), Status> {
         let labels = mount.metadata.labels.clone().unwrap_or_default();
@@ -187,6 +199,7 @@ impl Provisioner for Kubernetes {
     async fn create(&self, wanted: &Wanted) -> Result<Provisioned, Status> {
         let name = mount_name(&wanted.name)?;
         let (server, namespace, server_name) = self.chosen(&wanted.parameters).await?;
+        self.refuse_foreign(name).await?;
         let volumes = self.connect(&namespace, &server_name).await?;
         let (info, token) = create_on(&volumes, names::mount_volume(&self.namespace, name), wanted).await?;
         let handle = VolumeHandle { namespace: namespace.clone(), server: server_name, volume: info.id.to_string() };
