@@ -1,8 +1,8 @@
 //! What all operations of a mount share.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use fuser::{INodeNo, Notifier};
@@ -44,7 +44,7 @@ pub(crate) struct Core {
     pub(crate) pages: Cache<InodeId, Version>,
     /// Files whose unpublished writes are being published after their last close.
     pub(crate) settling: Mutex<HashSet<InodeId>>,
-    pub(crate) notifier: OnceLock<Notifier>,
+    pub(crate) notifier: Mutex<Option<Notifier>>,
     pub(crate) runtime: tokio::runtime::Handle,
     background: AtomicU64,
     no_groups: Arc<[u32]>,
@@ -66,7 +66,7 @@ impl Core {
             known: Cache::new(REMEMBERED),
             pages: Cache::new(REMEMBERED),
             settling: Mutex::default(),
-            notifier: OnceLock::new(),
+            notifier: Mutex::default(),
             runtime,
             background: AtomicU64::new(0),
             no_groups: Arc::from([]),
@@ -119,7 +119,8 @@ impl Core {
 
     /// Has the kernel ask for an inode's attributes again. Takes no lock that a request of the kernel could hold.
     pub(crate) fn forget_attrs(&self, inode: InodeId) {
-        if let Some(notifier) = self.notifier.get()
+        let notifier = self.notifier.lock().clone();
+        if let Some(notifier) = notifier
             && let Err(error) = notifier.inval_inode(INodeNo(inode.0), -1, 0)
         {
             tracing::debug!(inode = inode.0, "can't invalidate attributes: {error}");
@@ -131,7 +132,8 @@ impl Core {
     pub(crate) fn forget_pages(self: &Arc<Self>, inode: InodeId) {
         let core = Arc::clone(self);
         self.runtime.spawn_blocking(move || {
-            if let Some(notifier) = core.notifier.get()
+            let notifier = core.notifier.lock().clone();
+            if let Some(notifier) = notifier
                 && let Err(error) = notifier.inval_inode(INodeNo(inode.0), 0, 0)
             {
                 tracing::debug!(inode = inode.0, "can't invalidate pages: {error}");

@@ -93,7 +93,8 @@ fn serve(
     let config = config(&options);
     let core = Core::new(service, bodies, options, runtime);
     let session = start(Front::new(Arc::clone(&core)), &config)?;
-    core.notifier.get_or_init(|| session.notifier());
+    *core.notifier.lock() = Some(session.notifier());
+    let at_end = Arc::clone(&core);
     let (ended, end) = watch::channel(None);
     std::thread::Builder::new()
         .name("fuse-session".to_owned())
@@ -102,6 +103,8 @@ fn serve(
             if let Err(error) = &result {
                 tracing::error!("FUSE session ended: {error}");
             }
+            // It holds the device: while that is open, the kernel waits for answers that nobody gives any more.
+            *at_end.notifier.lock() = None;
             ended.send_replace(Some(result));
         })
         .map_err(FuseError::Handshake)?;
