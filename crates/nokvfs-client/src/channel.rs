@@ -121,15 +121,15 @@ impl Channel {
     async fn connection(&self, deadline: Instant, sent: bool) -> Result<Arc<Connection>, MetaError> {
         let mut state = self.state.clone();
         loop {
+            if let Some(error) = &*self.lost.borrow() {
+                return Err(error.clone());
+            }
             let trouble = match &*state.borrow_and_update() {
                 State::Lost(error) => return Err(error.clone()),
                 State::Connected(connection) if !connection.is_ended() => return Ok(Arc::clone(connection)),
                 State::Connected(connection) => connection.reason(),
                 State::Connecting(error) => error.clone(),
             };
-            if let Some(error) = &*self.lost.borrow() {
-                return Err(error.clone());
-            }
             match tokio::time::timeout_at(deadline.into(), state.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(MetaError::Unavailable("the client was shut down".into())),
