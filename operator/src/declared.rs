@@ -27,7 +27,10 @@ pub async fn apply(client: &Client, namespace: &str, name: &str) -> anyhow::Resu
 }
 
 /// Reads the entries `<name>.yaml`, each the spec of one server.
-pub fn parse(map: &ConfigMap, entries: &std::collections::BTreeMap<String, String>) -> anyhow::Result<Vec<MetadataServer>> {
+pub fn parse(
+    map: &ConfigMap,
+    entries: &std::collections::BTreeMap<String, String>,
+) -> anyhow::Result<Vec<MetadataServer>> {
     let owner = OwnerReference {
         api_version: ConfigMap::api_version(&()).into(),
         kind: ConfigMap::kind(&()).into(),
@@ -39,7 +42,10 @@ pub fn parse(map: &ConfigMap, entries: &std::collections::BTreeMap<String, Strin
     let mut all = vec![];
     for (file, text) in entries {
         let spec: MetadataServerSpec = serde_yaml::from_str(text).map_err(|error| {
-            anyhow::anyhow!("{file} of the ConfigMap {}: {error}; correct metadataServers in the chart's values", map.name_any())
+            anyhow::anyhow!(
+                "{file} of the ConfigMap {}: {error}; correct metadataServers in the chart's values",
+                map.name_any()
+            )
         })?;
         let mut server = MetadataServer::new(file.strip_suffix(".yaml").unwrap_or(file), spec);
         server.metadata = ObjectMeta {

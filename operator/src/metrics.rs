@@ -38,7 +38,11 @@ impl Default for Metrics {
         let seconds = Family::<Kind, Histogram>::new_with_constructor(buckets);
         let leader = Gauge::default();
         registry.register("reconciles", "Rounds, by kind of resource", rounds.clone());
-        registry.register("reconcile_failures", "Rounds that will be tried again, by kind of resource", failures.clone());
+        registry.register(
+            "reconcile_failures",
+            "Rounds that will be tried again, by kind of resource",
+            failures.clone(),
+        );
         registry.register("reconcile_seconds", "Length of rounds", seconds.clone());
         registry.register("leader", "1 in the operator that works, 0 in one that waits", leader.clone());
         Metrics { registry, rounds, failures, seconds, leader }

@@ -58,7 +58,9 @@ fn refused(server: &str, error: MetaError) -> Stop {
         }
         MetaError::Exists => (
             reasons::VOLUME_FAILED,
-            format!("{server} has a volume of this name with another root directory: give spec.root as it was made, or take another name"),
+            format!(
+                "{server} has a volume of this name with another root directory: give spec.root as it was made, or take another name"
+            ),
         ),
         other => (reasons::VOLUME_FAILED, format!("{server}: {other}")),
     };
@@ -118,13 +120,19 @@ async fn server_of(mount: &NoKVMount, ctx: &Context) -> Outcome<MetadataServer> 
     let Some(server) = api.get_opt(&target.name).await? else {
         return trouble(
             reasons::SERVER_NOT_FOUND,
-            format!("there is no MetadataServer {:?} in the namespace {namespace}: make it, or correct spec.metadataServer", target.name),
+            format!(
+                "there is no MetadataServer {:?} in the namespace {namespace}: make it, or correct spec.metadataServer",
+                target.name
+            ),
         );
     };
     if !server.spec.admits(&namespace, &own) {
         return trouble(
             reasons::NAMESPACE_NOT_ALLOWED,
-            format!("the MetadataServer {namespace}/{} does not admit this namespace: add {own:?} to its spec.allowedNamespaces", target.name),
+            format!(
+                "the MetadataServer {namespace}/{} does not admit this namespace: add {own:?} to its spec.allowedNamespaces",
+                target.name
+            ),
         );
     }
     Ok(server)
@@ -134,16 +142,25 @@ async fn volumes_of(server: &MetadataServer, ctx: &Context) -> Outcome<Arc<dyn V
     let (name, namespace) = (server.name_any(), server.namespace().unwrap_or_default());
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &namespace);
     let Some(control) = api.get_opt(&names::control_tls_secret(&name)).await? else {
-        return trouble(reasons::SERVER_NOT_READY, format!("the MetadataServer {namespace}/{name} has no certificates yet"));
+        return trouble(
+            reasons::SERVER_NOT_READY,
+            format!("the MetadataServer {namespace}/{name} has no certificates yet"),
+        );
     };
-    ctx.connector.connect(&name, &namespace, &control).await.map_err(|error| refused(&format!("{namespace}/{name}"), error))
+    ctx.connector
+        .connect(&name, &namespace, &control)
+        .await
+        .map_err(|error| refused(&format!("{namespace}/{name}"), error))
 }
 
 /// A mount of the CSI controller: reports, and keeps certificates and S3 keys of its stage Secret current.
 async fn observe(mount: &NoKVMount, ctx: &Context) -> Outcome<Seen> {
     let (name, own) = (mount.name_any(), mount.namespace().unwrap_or_default());
     let Some(volume) = mount.labels().get(names::LABEL_CSI_VOLUME) else {
-        return trouble(reasons::INVALID, format!("the label {} is missing: the CSI controller writes it", names::LABEL_CSI_VOLUME));
+        return trouble(
+            reasons::INVALID,
+            format!("the label {} is missing: the CSI controller writes it", names::LABEL_CSI_VOLUME),
+        );
     };
     let server = server_of(mount, ctx).await?;
     let handle = VolumeHandle {
@@ -165,7 +182,10 @@ async fn observe(mount: &NoKVMount, ctx: &Context) -> Outcome<Seen> {
 async fn refresh(server: &MetadataServer, ctx: &Context, namespace: &str, name: &str) -> Outcome<()> {
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), namespace);
     let Some(present) = api.get_opt(name).await? else {
-        return trouble(reasons::INVALID, format!("the stage Secret {namespace}/{name} is gone: without it no node can mount the volume"));
+        return trouble(
+            reasons::INVALID,
+            format!("the stage Secret {namespace}/{name} is gone: without it no node can mount the volume"),
+        );
     };
     let Some(token) = text(&present, names::KEY_TOKEN) else {
         return trouble(reasons::INVALID, format!("the stage Secret {namespace}/{name} has no token"));
@@ -187,7 +207,9 @@ async fn lookup(volumes: &dyn VolumeService, handle: &VolumeHandle) -> Outcome<V
         Ok(info) => Ok(info),
         Err(MetaError::NotFound) => trouble(
             reasons::VOLUME_MISSING,
-            format!("{server} has no volume {id}: was its metadata lost or the volume deleted? Restore the metadata, or delete this resource and make it anew, empty"),
+            format!(
+                "{server} has no volume {id}: was its metadata lost or the volume deleted? Restore the metadata, or delete this resource and make it anew, empty"
+            ),
         ),
         Err(error) => Err(refused(&server, error)),
     }
@@ -260,9 +282,13 @@ async fn credentials(server: &MetadataServer, ctx: &Context, token: String) -> O
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &namespace);
     let mount = api.get_opt(&names::mount_tls_secret(&name)).await?.unwrap_or_default();
     let take = |key: &str| text(&mount, key);
-    let (Some(ca), Some(cert), Some(key)) = (take(names::KEY_CA_CERT), take(names::KEY_TLS_CERT), take(names::KEY_TLS_KEY))
+    let (Some(ca), Some(cert), Some(key)) =
+        (take(names::KEY_CA_CERT), take(names::KEY_TLS_CERT), take(names::KEY_TLS_KEY))
     else {
-        return trouble(reasons::SERVER_NOT_READY, format!("the MetadataServer {namespace}/{name} has no certificates yet"));
+        return trouble(
+            reasons::SERVER_NOT_READY,
+            format!("the MetadataServer {namespace}/{name} has no certificates yet"),
+        );
     };
     match secrets::credentials(ctx, server).await? {
         Ok((access_key, secret_key)) => Ok(StageCredentials { token, ca, cert, key, access_key, secret_key }),
@@ -280,7 +306,9 @@ async fn nodes(volume: Option<&PersistentVolume>, ctx: &Context) -> Result<Vec<S
     let pods = api.list(&ListParams::default().limit(500)).await?;
     let uses = |pod: &&Pod| {
         let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-        volumes.iter().any(|volume| volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim))
+        volumes
+            .iter()
+            .any(|volume| volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim))
     };
     let alive = |pod: &&Pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -331,7 +359,8 @@ async fn delete(mount: &NoKVMount, ctx: &Context) -> Result<Action> {
             let own = mount.namespace().unwrap_or_default();
             let server = format!("{}/{}", target.namespace.as_deref().unwrap_or(&own), target.name);
             let new = mount_status(mount, &server, Err(&trouble), Timestamp::now());
-            let changed = mount.status.as_ref().and_then(|old| was_ready(&old.conditions)) != was_ready(&new.conditions);
+            let changed =
+                mount.status.as_ref().and_then(|old| was_ready(&old.conditions)) != was_ready(&new.conditions);
             if mount.status.as_ref() != Some(&new) {
                 let api: Api<NoKVMount> = Api::namespaced(ctx.client.clone(), &own);
                 let patch = serde_json::json!({"apiVersion": "nokv.io/v1alpha1", "kind": "NoKVMount", "status": new});
@@ -351,14 +380,22 @@ async fn release(mount: &NoKVMount, ctx: &Context) -> Outcome<()> {
     let all: Api<PersistentVolume> = Api::all(ctx.client.clone());
     let volume_name = names::mount_volume(&own, &name);
     let volume = all.get_opt(&volume_name).await?.filter(|volume| {
-        volume.labels().get(names::LABEL_MOUNT) == Some(&name) && volume.labels().get(names::LABEL_MOUNT_NAMESPACE) == Some(&own)
+        volume.labels().get(names::LABEL_MOUNT) == Some(&name)
+            && volume.labels().get(names::LABEL_MOUNT_NAMESPACE) == Some(&own)
     });
     if let Some(volume) = &volume {
         let bound = volume.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
         let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
         if let (true, Some(claim)) = (bound, claim) {
-            let claim = format!("{}/{}", claim.namespace.as_deref().unwrap_or_default(), claim.name.as_deref().unwrap_or_default());
-            return trouble(reasons::DELETION_WAITS, format!("the claim {claim} is bound to the volume: delete it first"));
+            let claim = format!(
+                "{}/{}",
+                claim.namespace.as_deref().unwrap_or_default(),
+                claim.name.as_deref().unwrap_or_default()
+            );
+            return trouble(
+                reasons::DELETION_WAITS,
+                format!("the claim {claim} is bound to the volume: delete it first"),
+            );
         }
     }
     if mount.spec.deletion_policy == DeletionPolicy::Delete
@@ -392,7 +429,9 @@ async fn delete_volume(mount: &NoKVMount, ctx: &Context, known: &VolumeHandle) -
     };
     match volumes.delete_volume(id).await {
         Ok(()) => Ok(()),
-        Err(MetaError::Busy(what)) => trouble(reasons::DELETION_WAITS, format!("the volume is in use ({what}): stop the pods that mount it")),
+        Err(MetaError::Busy(what)) => {
+            trouble(reasons::DELETION_WAITS, format!("the volume is in use ({what}): stop the pods that mount it"))
+        }
         Err(error) => Err(refused(&format!("{}/{}", known.namespace, known.server), error)),
     }
 }

@@ -32,7 +32,12 @@ pub struct Trouble {
 }
 
 /// The status that `mount` should show now. In trouble what was known before stays, so that no volume is forgotten.
-pub fn mount_status(mount: &NoKVMount, server: &str, outcome: Result<&Seen, &Trouble>, now: Timestamp) -> NoKVMountStatus {
+pub fn mount_status(
+    mount: &NoKVMount,
+    server: &str,
+    outcome: Result<&Seen, &Trouble>,
+    now: Timestamp,
+) -> NoKVMountStatus {
     let mut status = mount.status.clone().unwrap_or_default();
     status.observed_generation = mount.metadata.generation;
     status.server = Some(server.to_owned());

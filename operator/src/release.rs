@@ -48,7 +48,9 @@ async fn pods_with_volumes(client: &Client) -> anyhow::Result<Vec<String>> {
     loop {
         let page = volumes.list(&params).await.context("listing PersistentVolumes")?;
         for volume in page.items {
-            let Some(spec) = volume.spec.filter(|spec| spec.csi.as_ref().is_some_and(|csi| csi.driver == names::DRIVER)) else {
+            let Some(spec) =
+                volume.spec.filter(|spec| spec.csi.as_ref().is_some_and(|csi| csi.driver == names::DRIVER))
+            else {
                 continue;
             };
             if let Some(claim) = spec.claim_ref {

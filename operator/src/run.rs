@@ -38,7 +38,8 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub async fn run(client: Client, options: Run, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let ready = Arc::new(AtomicBool::new(false));
-    let listener = tokio::net::TcpListener::bind(options.http).await.with_context(|| format!("listening on {}", options.http))?;
+    let listener =
+        tokio::net::TcpListener::bind(options.http).await.with_context(|| format!("listening on {}", options.http))?;
     let serving = tokio::spawn(http::serve(listener, metrics.clone(), ready.clone(), stop.clone()));
     let manager = LeaseManagerBuilder::new(client.clone(), &options.lease)
         .with_namespace(&options.namespace)
@@ -63,7 +64,8 @@ pub async fn run(client: Client, options: Run, stop: CancellationToken) -> anyho
             pull_secrets: options.image_pull_secrets.iter().filter(|name| !name.is_empty()).cloned().collect(),
         };
         let connector = Arc::new(ByService::default());
-        let ctx = Arc::new(Context::new(client.clone(), defaults, connector, metrics.clone(), options.identity.clone()));
+        let ctx =
+            Arc::new(Context::new(client.clone(), defaults, connector, metrics.clone(), options.identity.clone()));
         let work = CancellationToken::new();
         let controllers = tokio::spawn(controllers(ctx, work.clone()));
         let declaring = tokio::spawn(declare(client, options, work.clone()));

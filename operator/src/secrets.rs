@@ -42,8 +42,13 @@ pub async fn ensure(ctx: &Context, server: &MetadataServer, now: Timestamp) -> R
                 let issued = authority.issue(role, &name, &namespace, now)?;
                 let mut metadata = owned(server, secret_name);
                 metadata.annotations = Some(issued.annotations);
-                ctx.apply(&Secret { metadata, data: Some(issued.data), type_: Some("kubernetes.io/tls".into()), ..Secret::default() })
-                    .await?
+                ctx.apply(&Secret {
+                    metadata,
+                    data: Some(issued.data),
+                    type_: Some("kubernetes.io/tls".into()),
+                    ..Secret::default()
+                })
+                .await?
             }
         });
     }
@@ -73,13 +78,18 @@ async fn authority(api: &Api<Secret>, name: &str, namespace: &str, now: Timestam
     // Created, not applied: of two operators at once, one wins and the other reads.
     match api.create(&PostParams::default(), &secret).await {
         Ok(_) => Ok(authority),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Authority::from_secret(&api.get(&secret_name).await?)?),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            Ok(Authority::from_secret(&api.get(&secret_name).await?)?)
+        }
         Err(error) => Err(error.into()),
     }
 }
 
 /// The S3 keys of a server, or what is wrong with their Secret.
-pub async fn credentials(ctx: &Context, server: &MetadataServer) -> Result<std::result::Result<(String, String), String>> {
+pub async fn credentials(
+    ctx: &Context,
+    server: &MetadataServer,
+) -> Result<std::result::Result<(String, String), String>> {
     let name = &server.spec.object_store.credentials_secret.name;
     let namespace = server.namespace().unwrap_or_default();
     let api: Api<Secret> = Api::namespaced(ctx.client.clone(), &namespace);
@@ -90,7 +100,9 @@ pub async fn credentials(ctx: &Context, server: &MetadataServer) -> Result<std::
             names::KEY_SECRET_KEY
         )));
     };
-    let take = |key: &str| text(&secret, key).ok_or_else(|| format!("the Secret {name:?} in {namespace} has no key {key}: add it"));
+    let take = |key: &str| {
+        text(&secret, key).ok_or_else(|| format!("the Secret {name:?} in {namespace} has no key {key}: add it"))
+    };
     Ok(take(names::KEY_ACCESS_KEY).and_then(|access| Ok((access, take(names::KEY_SECRET_KEY)?))))
 }
 

@@ -42,7 +42,8 @@ pub async fn reconcile(server: Arc<MetadataServer>, ctx: Arc<Context>) -> Result
     };
     let before = server.status.as_ref().and_then(|status| ready(&status.conditions));
     let after = ready(&new.conditions);
-    let message = new.conditions.iter().find(|condition| condition.kind == types::READY).map(|ready| ready.message.clone());
+    let message =
+        new.conditions.iter().find(|condition| condition.kind == types::READY).map(|ready| ready.message.clone());
     if server.status.as_ref() != Some(&new) {
         let api: Api<MetadataServer> = Api::namespaced(ctx.client.clone(), &server.namespace().unwrap_or_default());
         let patch = serde_json::json!({"apiVersion": "nokv.io/v1alpha1", "kind": "MetadataServer", "status": new});
@@ -144,7 +145,8 @@ async fn storage(server: &MetadataServer, ctx: &Context) -> Result<StorageState>
     if server.spec.storage.ephemeral {
         return Ok(StorageState::Ephemeral);
     }
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(ctx.client.clone(), &server.namespace().unwrap_or_default());
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(ctx.client.clone(), &server.namespace().unwrap_or_default());
     let claim = claims.get_opt(&desired::claim(&server.name_any())).await?;
     if let Some(claim) = &claim {
         let bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
@@ -161,7 +163,8 @@ async fn storage(server: &MetadataServer, ctx: &Context) -> Result<StorageState>
             None => StorageState::UnknownClass(name.clone()),
         }),
         None => {
-            let is_default = |class: &StorageClass| class.annotations().get(DEFAULT_CLASS).is_some_and(|yes| yes == "true");
+            let is_default =
+                |class: &StorageClass| class.annotations().get(DEFAULT_CLASS).is_some_and(|yes| yes == "true");
             let any = classes.list(&ListParams::default()).await?.items.iter().any(is_default);
             Ok(if any { StorageState::Pending } else { StorageState::NoClass })
         }

@@ -1,7 +1,9 @@
 //! The status of a MetadataServer, as a pure function of what was observed.
 
 use jiff::Timestamp;
-use nokvfs_api::{Condition, ConditionStatus, MetadataServer, MetadataServerStatus, names, reasons, set_condition, types};
+use nokvfs_api::{
+    Condition, ConditionStatus, MetadataServer, MetadataServerStatus, names, reasons, set_condition, types,
+};
 
 /// Whether a server has somewhere to put its metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +116,9 @@ fn storage(server: &MetadataServer, state: &StorageState) -> Verdict {
         ),
         StorageState::UnknownClass(class) => Verdict::bad(
             reasons::NO_STORAGE_CLASS,
-            format!("there is no StorageClass {class:?}: make it, or make the server anew with one that `kubectl get storageclass` lists"),
+            format!(
+                "there is no StorageClass {class:?}: make it, or make the server anew with one that `kubectl get storageclass` lists"
+            ),
         ),
     }
 }
@@ -148,13 +152,19 @@ fn ready(observed: &Observed, storage: &Verdict, certificates: &Verdict, name: &
     };
     Verdict::bad(
         reasons::PODS_NOT_READY,
-        format!("the pod {name}-0 is not ready: `kubectl logs {name}-0` and `kubectl describe pod {name}-0` tell why{waits}"),
+        format!(
+            "the pod {name}-0 is not ready: `kubectl logs {name}-0` and `kubectl describe pod {name}-0` tell why{waits}"
+        ),
     )
 }
 
 fn reconciling(settled: bool, ready: &Verdict) -> Verdict {
     if settled {
-        return Verdict { status: ConditionStatus::False, reason: reasons::AS_DESIRED, message: "nothing left to do".into() };
+        return Verdict {
+            status: ConditionStatus::False,
+            reason: reasons::AS_DESIRED,
+            message: "nothing left to do".into(),
+        };
     }
     Verdict { status: ConditionStatus::True, reason: ready.reason, message: ready.message.clone() }
 }

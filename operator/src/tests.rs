@@ -28,7 +28,11 @@ fn server(extra: serde_json::Value) -> MetadataServer {
 }
 
 fn defaults() -> Defaults {
-    Defaults { image: "nokv/nokv-fs:1".into(), pull_policy: Some("IfNotPresent".into()), pull_secrets: vec!["pull".into()] }
+    Defaults {
+        image: "nokv/nokv-fs:1".into(),
+        pull_policy: Some("IfNotPresent".into()),
+        pull_secrets: vec!["pull".into()],
+    }
 }
 
 fn inputs() -> Inputs {
@@ -138,7 +142,8 @@ fn a_server_that_serves_is_ready() {
     let status = status(&server(serde_json::json!({})), &observed(), now());
     assert_eq!(status.endpoint.as_deref(), Some("m.ns.svc:7440"));
     assert_eq!((status.observed_generation, status.volumes, status.ready_replicas), (Some(3), 2, 1));
-    let states: Vec<_> = status.conditions.iter().map(|condition| (condition.kind.as_str(), condition.status)).collect();
+    let states: Vec<_> =
+        status.conditions.iter().map(|condition| (condition.kind.as_str(), condition.status)).collect();
     assert_eq!(
         states,
         [
@@ -153,8 +158,16 @@ fn a_server_that_serves_is_ready() {
 #[test]
 fn what_keeps_a_server_from_serving_is_said_with_what_to_do() {
     let cases: [(Observed, &str, &str); 6] = [
-        (Observed { storage: StorageState::NoClass, ready: 0, ..observed() }, reasons::NO_STORAGE_CLASS, "spec.storage.storageClassName"),
-        (Observed { storage: StorageState::UnknownClass("x".into()), ready: 0, ..observed() }, reasons::NO_STORAGE_CLASS, "\"x\""),
+        (
+            Observed { storage: StorageState::NoClass, ready: 0, ..observed() },
+            reasons::NO_STORAGE_CLASS,
+            "spec.storage.storageClassName",
+        ),
+        (
+            Observed { storage: StorageState::UnknownClass("x".into()), ready: 0, ..observed() },
+            reasons::NO_STORAGE_CLASS,
+            "\"x\"",
+        ),
         (Observed { storage: StorageState::Pending, ready: 0, ..observed() }, reasons::PODS_NOT_READY, "data-m-0"),
         (Observed { credentials: Some("make it".into()), ..observed() }, reasons::CREDENTIALS_MISSING, "make it"),
         (Observed { apply: Some("refused".into()), ..observed() }, reasons::APPLY_FAILED, "refused"),
@@ -208,7 +221,9 @@ fn a_client_believes_the_server_by_the_name_of_its_service() {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
     let authority = Authority::generate("m", "ns", now()).unwrap();
-    let pem = |secret: &Secret| CertificateDer::from_pem_slice(text(secret, names::KEY_TLS_CERT).unwrap().as_bytes()).unwrap();
+    let pem = |secret: &Secret| {
+        CertificateDer::from_pem_slice(text(secret, names::KEY_TLS_CERT).unwrap().as_bytes()).unwrap()
+    };
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.cert.as_bytes()).unwrap()).unwrap();
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());

@@ -32,7 +32,9 @@ fn handles_are_read_as_they_are_written() {
     let handle = VolumeHandle { namespace: "ns".into(), server: "m".into(), volume: UUID.into() };
     assert_eq!(handle.to_string(), format!("ns.m.{UUID}"));
     assert_eq!(handle.to_string().parse(), Ok(handle));
-    for wrong in ["", "ns.m", &format!("a.b.m.{UUID}"), &format!("ns..{UUID}"), "ns.m.not-a-uuid", &format!("-n.m.{UUID}")] {
+    for wrong in
+        ["", "ns.m", &format!("a.b.m.{UUID}"), &format!("ns..{UUID}"), "ns.m.not-a-uuid", &format!("-n.m.{UUID}")]
+    {
         let error = wrong.parse::<VolumeHandle>().unwrap_err();
         assert!(error.to_string().contains("<metadataserver>"), "{error}");
     }
@@ -41,7 +43,8 @@ fn handles_are_read_as_they_are_written() {
 
 #[test]
 fn quantities_are_exact() {
-    let cases = [("0", 0), ("1", 1), ("1Ki", 1024), ("1.5Gi", 3 << 29), ("20G", 20_000_000_000), ("0.1", 1), ("1Ei", 1 << 60)];
+    let cases =
+        [("0", 0), ("1", 1), ("1Ki", 1024), ("1.5Gi", 3 << 29), ("20G", 20_000_000_000), ("0.1", 1), ("1Ei", 1 << 60)];
     for (text, bytes) in cases {
         assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
     }

@@ -77,10 +77,19 @@ fn claim_templates(server: &MetadataServer, inputs: &Inputs) -> Option<Vec<Persi
 
 fn pod(server: &MetadataServer, name: &str, defaults: &Defaults) -> PodSpec {
     let spec = &server.spec;
-    let pull_secrets = if spec.image_pull_secrets.is_empty() { &defaults.pull_secrets } else { &spec.image_pull_secrets };
+    let pull_secrets =
+        if spec.image_pull_secrets.is_empty() { &defaults.pull_secrets } else { &spec.image_pull_secrets };
     let mut volumes = vec![
-        secret_volume("tls", names::server_tls_secret(name), &[names::KEY_TLS_CERT, names::KEY_TLS_KEY, names::KEY_CA_CERT]),
-        secret_volume("s3", spec.object_store.credentials_secret.name.clone(), &[names::KEY_ACCESS_KEY, names::KEY_SECRET_KEY]),
+        secret_volume(
+            "tls",
+            names::server_tls_secret(name),
+            &[names::KEY_TLS_CERT, names::KEY_TLS_KEY, names::KEY_CA_CERT],
+        ),
+        secret_volume(
+            "s3",
+            spec.object_store.credentials_secret.name.clone(),
+            &[names::KEY_ACCESS_KEY, names::KEY_SECRET_KEY],
+        ),
         Volume { name: "tmp".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
     ];
     if spec.storage.ephemeral {
@@ -174,7 +183,8 @@ fn arguments(server: &MetadataServer, resources: &Resources) -> Vec<String> {
 
 /// The spec's resources, or ones that serve about a million files: without a memory limit the server can't size itself.
 fn sized(resources: &Resources) -> Resources {
-    let text = |all: &[(&str, &str)]| all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let text =
+        |all: &[(&str, &str)]| all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let mut sized = resources.clone();
     if sized.requests.is_empty() {
         sized.requests = text(&[("cpu", "100m"), ("memory", "256Mi")]);

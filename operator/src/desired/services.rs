@@ -69,7 +69,10 @@ pub fn policy(server: &MetadataServer) -> NetworkPolicy {
     NetworkPolicy {
         metadata: owned(server, name(server)),
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(LabelSelector { match_labels: Some(selector(&name(server))), ..LabelSelector::default() }),
+            pod_selector: Some(LabelSelector {
+                match_labels: Some(selector(&name(server))),
+                ..LabelSelector::default()
+            }),
             policy_types: Some(vec!["Ingress".into()]),
             ingress: Some(vec![NetworkPolicyIngressRule {
                 from: None,
