@@ -25,10 +25,15 @@ pub trait Connector: Send + Sync + 'static {
     async fn connect(&self, name: &str, namespace: &str, control: &Secret) -> MetaResult<Arc<dyn VolumeService>>;
 }
 
+/// Namespace and name of a server.
+type ServerKey = (String, String);
+/// The version of the control Secret that a connection was made with, and the connection.
+type Kept = (String, Arc<RemoteVolumes>);
+
 /// Keeps one connection per server and certificate.
 #[derive(Default)]
 pub struct ByService {
-    kept: Mutex<HashMap<(String, String), (String, Arc<RemoteVolumes>)>>,
+    kept: Mutex<HashMap<ServerKey, Kept>>,
 }
 
 /// The client's certificates in a TLS Secret.
