@@ -54,7 +54,7 @@ pub enum Command {
     /// Create, list, inspect, resize and delete volumes
     Volume(crate::volume::Args),
     /// List a directory of a volume
-    Ls(crate::files::PathArgs),
+    Ls(crate::files::LsArgs),
     /// Show what is known of a path of a volume
     Stat(crate::files::PathArgs),
     /// Write a file of a volume to standard output

@@ -78,12 +78,14 @@ fn with_file(argv: Vec<OsString>, path: &Path) -> Result<Vec<OsString>, Refused>
     let text =
         std::fs::read_to_string(path).map_err(|error| Refused::File(format!("configuration {show}: {error}")))?;
     let root = Options::command();
-    let Some(at) = argv.iter().skip(1).position(|arg| arg.to_str().is_some_and(|name| root.find_subcommand(name).is_some()))
+    let Some(at) =
+        argv.iter().skip(1).position(|arg| arg.to_str().is_some_and(|name| root.find_subcommand(name).is_some()))
     else {
         return Ok(argv); // clap will say what is missing
     };
     let command = argv[at + 1].to_str().and_then(|name| root.find_subcommand(name)).unwrap_or(&root);
-    let added = arguments(&text, command, &root).map_err(|fault| Refused::File(format!("configuration {show}: {fault}")))?;
+    let added =
+        arguments(&text, command, &root).map_err(|fault| Refused::File(format!("configuration {show}: {fault}")))?;
     let mut all = argv;
     let rest = all.split_off(at + 2);
     all.extend(added);
@@ -106,7 +108,11 @@ pub(crate) fn arguments(text: &str, command: &clap::Command, root: &clap::Comman
         let flag = command.get_arguments().chain(root.get_arguments()).find(|arg| arg.get_long() == Some(key));
         let Some(flag) = flag.filter(|arg| !matches!(arg.get_id().as_str(), "config" | "help" | "version")) else {
             let known: Vec<&str> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
-            return Err(format!("line {line}: '{key}' is no flag of '{}'; known are {}", command.get_name(), known.join(", ")));
+            return Err(format!(
+                "line {line}: '{key}' is no flag of '{}'; known are {}",
+                command.get_name(),
+                known.join(", ")
+            ));
         };
         if flag.get_env().is_some_and(|name| std::env::var_os(name).is_some()) {
             continue;

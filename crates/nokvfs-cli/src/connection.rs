@@ -63,7 +63,7 @@ impl ServerArgs {
 
     /// A connection for volume control.
     pub async fn volumes(&self) -> anyhow::Result<RemoteVolumes> {
-        RemoteVolumes::connect(self.endpoint()?, self.tls()?, self.patience())
+        RemoteVolumes::connect(self.endpoint()?, self.tls()?, Instant::now() + self.patience())
             .await
             .with_context(|| format!("metadata server {}", self.server))
     }
@@ -149,10 +149,14 @@ impl VolumeArgs {
         };
         let request = SessionRequest { volume: self.volume, token, client: client_name(), read_only, resume: None };
         let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(self.s3.options()?)?);
-        let service =
-            RemoteService::open(self.server.endpoint()?, self.server.tls()?, request, RemoteOptions::default())
-                .await
-                .with_context(|| format!("volume {} on {}", self.volume, self.server.server))?;
+        let service = RemoteService::open(
+            self.server.endpoint()?,
+            self.server.tls()?,
+            request,
+            RemoteOptions { open_timeout: self.server.patience() },
+        )
+        .await
+        .with_context(|| format!("volume {} on {}", self.volume, self.server.server))?;
         let bodies = Bodies::new(service.clone() as Arc<dyn MetadataService>, store, options)?;
         Ok(Connected { service, bodies })
     }

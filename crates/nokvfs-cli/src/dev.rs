@@ -78,13 +78,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         root_gid: rustix::process::getgid().as_raw(),
     };
     let (info, token) = engine.create_volume(spec).await?;
-    let request = SessionRequest {
-        volume: info.id,
-        token,
-        client: client_name(),
-        read_only: args.mount.read_only,
-        resume: None,
-    };
+    let request =
+        SessionRequest { volume: info.id, token, client: client_name(), read_only: args.mount.read_only, resume: None };
     let service: Arc<dyn MetadataService> = LocalService::open(engine.clone(), request).await?;
     let bodies = Bodies::new(service.clone(), store, args.mount.bodies())?;
     let runtime = tokio::runtime::Handle::current();
@@ -95,9 +90,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tokio::select! {
         signal = ends.wait() => {
             tracing::info!(signal, "unmounting");
-            mount.unmount(Instant::now() + FLUSH).await?;
+            mount.unmount(FLUSH).await?;
         }
-        () = mount.wait() => tracing::info!("somebody unmounted it"),
+        ended = mount.wait() => {
+            ended?;
+            tracing::info!("somebody unmounted it");
+        }
     }
     bodies.shutdown(Instant::now() + FLUSH).await?;
     service.close().await?;
@@ -172,7 +170,8 @@ struct Lock {
 impl Lock {
     fn take(data: &Path) -> anyhow::Result<Self> {
         let path = data.join("dev.lock");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
             file.read_to_string(&mut pid)?;

@@ -72,7 +72,9 @@ fn run(options: Options) -> anyhow::Result<()> {
             Command::Put(args) => transfer::put(args).await,
             Command::Get(args) => transfer::get(args).await,
             Command::Status(args) => status::run(args, output).await,
-            Command::Completions(_) | Command::Man(_) | Command::Umount(_) => unreachable!("handled before the runtime"),
+            Command::Completions(_) | Command::Man(_) | Command::Umount(_) => {
+                unreachable!("handled before the runtime")
+            }
         }
     });
     // A blocking thread that hangs in a dead mount must not keep the process.

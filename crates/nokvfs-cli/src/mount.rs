@@ -1,8 +1,9 @@
 //! `nokv-fs mount` and `nokv-fs umount`.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nokvfs_body::BodyOptions;
@@ -81,12 +82,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Handle::current();
     let mount = nokvfs_fuse::mount(&args.dir, service, connected.bodies.clone(), args.mount.mount(), runtime)?;
     println!("ready {}", args.dir.display());
+    std::io::stdout().flush()?;
     tokio::select! {
         signal = ends.wait() => {
             tracing::info!(signal, "unmounting");
-            mount.unmount(Instant::now() + FLUSH).await?;
+            mount.unmount(FLUSH).await?;
         }
-        () = mount.wait() => tracing::info!("somebody unmounted it"),
+        ended = mount.wait() => {
+            ended?;
+            tracing::info!("somebody unmounted it");
+        }
         lost = connected.service.lost() => {
             nokvfs_fuse::detach(&args.dir)?;
             bail!("the session is gone: {lost}; mount the volume again");

@@ -6,6 +6,7 @@
 mod served;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use anyhow::Context;
 use nokvfs_protocol::mounter::{Connection, Failure, MAX_MOUNTS, MountConfig, MounterListener, Reply, Request};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::signals::Ends;
 use crate::volume::parse_bytes;
@@ -22,6 +24,8 @@ use served::Served;
 
 /// A node plugin that does not send its request within this time is dropped.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the accepting thread looks whether it shall end.
+const ACCEPT: Duration = Duration::from_millis(250);
 /// Memory that the process needs besides its mounts.
 const BASE_MEMORY: u64 = 128 << 20;
 /// Memory of one mount: 96 MiB of staged writes, 128 MiB of read-ahead, buffers of requests in flight.
@@ -60,33 +64,43 @@ enum State {
 /// Serves until a signal comes, then writes everything out. The kernel's mounts stay: their owner detaches them.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut ends = Ends::new()?;
-    let listener = MounterListener::bind(&args.socket).with_context(|| format!("--socket {}", args.socket.display()))?;
+    let listener =
+        MounterListener::bind(&args.socket).with_context(|| format!("--socket {}", args.socket.display()))?;
     let room = args.memory_limit.saturating_sub(BASE_MEMORY) / MOUNT_MEMORY;
     let room = usize::try_from(room)?.min(MAX_MOUNTS);
-    anyhow::ensure!(room > 0, "--memory-limit {}: one mount needs {} bytes", args.memory_limit, BASE_MEMORY + MOUNT_MEMORY);
+    anyhow::ensure!(
+        room > 0,
+        "--memory-limit {}: one mount needs {} bytes",
+        args.memory_limit,
+        BASE_MEMORY + MOUNT_MEMORY
+    );
     let mounter = Arc::new(Mounter { mounts: Mutex::new(BTreeMap::new()), room });
     let http = tokio::net::TcpListener::bind(&args.http).await.with_context(|| format!("--http {}", args.http))?;
     let health = tokio::spawn(served::health(http, mounter.clone()));
     let reaping = tokio::spawn(served::reap(mounter.clone()));
+    let stop = CancellationToken::new();
     let accepting = {
-        let mounter = mounter.clone();
-        let handle = Handle::current();
-        std::thread::Builder::new().name("mounter-accept".into()).spawn(move || accept(&listener, &mounter, &handle))?
+        let (mounter, handle, stop) = (mounter.clone(), Handle::current(), stop.clone());
+        tokio::task::spawn_blocking(move || accept(&listener, &mounter, &handle, &stop))
     };
+    println!("ready {}", args.socket.display());
+    std::io::stdout().flush()?;
     tracing::info!(socket = %args.socket.display(), room, "the mounter serves");
     let signal = ends.wait().await;
     tracing::info!(signal, "writing everything out");
-    drop(accepting); // blocks in accept(2) until the process ends
+    stop.cancel();
+    accepting.await?;
     health.abort();
     reaping.abort();
     mounter.flush_all().await
 }
 
 /// Takes connections, each on a blocking thread of the runtime, so that a slow one holds up no other.
-fn accept(listener: &MounterListener, mounter: &Arc<Mounter>, handle: &Handle) {
-    loop {
-        match listener.accept() {
-            Ok(connection) => {
+fn accept(listener: &MounterListener, mounter: &Arc<Mounter>, handle: &Handle, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        match listener.accept(Instant::now() + ACCEPT) {
+            Ok(None) => {}
+            Ok(Some(connection)) => {
                 let mounter = mounter.clone();
                 let runtime = handle.clone();
                 handle.spawn_blocking(move || answer(connection, &mounter, &runtime));
@@ -100,7 +114,7 @@ fn accept(listener: &MounterListener, mounter: &Arc<Mounter>, handle: &Handle) {
 }
 
 fn answer(mut connection: Connection, mounter: &Arc<Mounter>, runtime: &Handle) {
-    let (request, fd) = match connection.receive(Instant::now() + REQUEST_TIMEOUT) {
+    let (request, fd) = match connection.recv_with_fd(Instant::now() + REQUEST_TIMEOUT) {
         Ok(received) => received,
         Err(error) => return tracing::warn!(%error, "a request of the node plugin can't be read"),
     };
@@ -204,7 +218,9 @@ impl Mounter {
                         tracing::info!(handle, "unmounted");
                     }
                 }
-                Err(error) => tracing::error!(handle, error = %format!("{error:#}"), "its last writes are not stored yet; trying again"),
+                Err(error) => {
+                    tracing::error!(handle, error = %format!("{error:#}"), "its last writes are not stored yet; trying again")
+                }
             }
         }
     }

@@ -111,14 +111,8 @@ pub async fn run(args: Args, format: Format) -> anyhow::Result<()> {
     let volumes = args.server.volumes().await?;
     match args.action {
         Action::Create { name, quota, quota_inodes, mode, uid, gid, token_file } => {
-            let spec = VolumeSpec {
-                name,
-                quota_bytes: quota,
-                quota_inodes,
-                root_mode: mode,
-                root_uid: uid,
-                root_gid: gid,
-            };
+            let spec =
+                VolumeSpec { name, quota_bytes: quota, quota_inodes, root_mode: mode, root_uid: uid, root_gid: gid };
             let (info, token) = volumes.create_volume(spec).await?;
             write_token(&token_file, &token)?;
             show(format, &[info.into()])
@@ -181,7 +175,8 @@ fn write_token(path: &PathBuf, token: &Token) -> anyhow::Result<()> {
 
 fn show(format: Format, rows: &[Row]) -> anyhow::Result<()> {
     output::print(format, &rows, |rows| {
-        let mut text = format!("{:36}  {:8}  {:>12}  {:>12}  {:>9}  {}\n", "ID", "STATE", "USED", "QUOTA", "INODES", "NAME");
+        let mut text =
+            format!("{:36}  {:8}  {:>12}  {:>12}  {:>9}  {}\n", "ID", "STATE", "USED", "QUOTA", "INODES", "NAME");
         for row in rows.iter() {
             let quota = if row.quota_bytes == 0 { "-".to_owned() } else { output::bytes(row.quota_bytes) };
             let used = output::bytes(row.used_bytes);
@@ -211,7 +206,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| format!("'{text}' is too large"))
 }
 
-fn parse_mode(text: &str) -> Result<u16, String> {
+/// Reads a mode, octal.
+pub fn parse_mode(text: &str) -> Result<u16, String> {
     match u16::from_str_radix(text, 8) {
         Ok(mode) if mode <= 0o7777 => Ok(mode),
         _ => Err(format!("'{text}' is no mode; write it in octal, for example 0755")),

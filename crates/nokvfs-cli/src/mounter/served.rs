@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use axum::Router;
@@ -39,15 +39,11 @@ impl Served {
         let invalid = |text: String| (Failure::Invalid, anyhow!(text));
         let volume = config.volume.parse().map_err(|_| invalid(format!("volume {:?} is no UUID", config.volume)))?;
         let token = Token::from_hex(config.token.reveal()).ok_or_else(|| invalid("token: not 64 hex digits".into()))?;
-        let endpoint = config.server.parse().map_err(|error| invalid(format!("server {:?}: {error}", config.server)))?;
+        let endpoint =
+            config.server.parse().map_err(|error| invalid(format!("server {:?}: {error}", config.server)))?;
         let store = S3Store::new(s3_options(&config)).map_err(of_store)?;
-        let request = SessionRequest {
-            volume,
-            token,
-            client: config.client.clone(),
-            read_only: config.read_only,
-            resume: None,
-        };
+        let request =
+            SessionRequest { volume, token, client: config.client.clone(), read_only: config.read_only, resume: None };
         let tls = config.tls.as_ref().map(|tls| TlsConfig {
             ca: tls.ca.clone(),
             cert: tls.cert.clone(),
@@ -79,13 +75,16 @@ impl Served {
 
     /// How the mount fares.
     pub fn state(&self, handle: &str) -> MountState {
-        MountState { volume_handle: handle.to_owned(), connected: self.connected(), trouble: self.service.trouble() }
+        MountState {
+            volume_handle: handle.to_owned(),
+            connected: self.connected(),
+            trouble: self.service.trouble().map(|error| error.to_string()),
+        }
     }
 
     /// Makes everything durable; the mount goes on.
     pub async fn flush(&self) -> anyhow::Result<()> {
-        self.bodies.shutdown(Instant::now() + FLUSH).await?;
-        Ok(())
+        Ok(self.mount.flush(FLUSH).await?)
     }
 
     /// Makes everything durable and ends the session. May be called again after an error.
