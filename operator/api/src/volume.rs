@@ -89,6 +89,7 @@ pub fn persistent_volume(mount: &NoKVMount, handle: &VolumeHandle, store: &Objec
         (names::LABEL_MOUNT.to_owned(), name.clone()),
         (names::LABEL_MOUNT_NAMESPACE.to_owned(), namespace.clone()),
     ]);
+    let secret = SecretReference { name: Some(names::mount_stage_secret(&name)), namespace: Some(namespace.clone()) };
     let capacity = mount.spec.quota.bytes.clone().unwrap_or_else(|| UNLIMITED.into());
     PersistentVolume {
         metadata: ObjectMeta {
@@ -107,10 +108,9 @@ pub fn persistent_volume(mount: &NoKVMount, handle: &VolumeHandle, store: &Objec
                 driver: names::DRIVER.into(),
                 volume_handle: handle.to_string(),
                 volume_attributes: Some(VolumeAttributes::new(handle, store).to_map()),
-                node_stage_secret_ref: Some(SecretReference {
-                    name: Some(names::mount_stage_secret(&name)),
-                    namespace: Some(namespace),
-                }),
+                // Publishing stages again after a mounter was restarted.
+                node_publish_secret_ref: Some(secret.clone()),
+                node_stage_secret_ref: Some(secret),
                 ..CSIPersistentVolumeSource::default()
             }),
             ..PersistentVolumeSpec::default()
