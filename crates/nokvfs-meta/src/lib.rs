@@ -9,7 +9,28 @@
 #[cfg(feature = "holt")]
 pub mod commit;
 #[cfg(feature = "holt")]
+mod engine;
+#[cfg(feature = "holt")]
+mod gc;
+#[cfg(feature = "holt")]
 pub mod layout;
+#[cfg(feature = "holt")]
+mod local;
+mod open_table;
+#[cfg(feature = "holt")]
+mod plan;
+#[cfg(feature = "holt")]
+mod read;
 pub mod service;
 #[cfg(feature = "holt")]
+mod session;
+mod slots;
+#[cfg(feature = "holt")]
 pub mod store;
+
+#[cfg(feature = "holt")]
+pub use engine::{Engine, EngineOptions, Figures};
+#[cfg(feature = "holt")]
+pub use local::LocalService;
+pub use open_table::OpenTable;
+pub use slots::{Slot, Slots};

@@ -1,0 +1,34 @@
+//! Options of the engine.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::store::StoreOptions;
+
+/// How an engine works.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Where the metadata is, and what it may take.
+    pub store: StoreOptions,
+    /// A session ends after so much silence.
+    pub session_expiry: Duration,
+    /// After a start sessions have so much more time to be heard of.
+    pub restart_grace: Duration,
+    /// Objects stay so long after the last body stopped naming them, for readers that go by an older body.
+    pub garbage_delay: Duration,
+    /// How often the workers look for what nobody woke them for.
+    pub interval: Duration,
+}
+
+impl EngineOptions {
+    /// Defaults for a directory: a gigabyte of memory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        EngineOptions {
+            store: StoreOptions::new(dir, 1 << 30),
+            session_expiry: Duration::from_secs(60),
+            restart_grace: Duration::from_secs(60),
+            garbage_delay: Duration::from_secs(10),
+            interval: Duration::from_secs(5),
+        }
+    }
+}

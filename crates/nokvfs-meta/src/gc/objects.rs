@@ -1,0 +1,75 @@
+//! What bodies name, and deleting what they don't.
+
+use futures::stream::{StreamExt, TryStreamExt};
+use nokvfs_types::{MetaError, MountId, SliceId};
+
+use crate::engine::{Core, object_error};
+use crate::layout::{Body, ChunkRecord, InodeRecord, Key};
+use crate::service::MetaResult;
+use crate::store::ReadRecords;
+
+/// Keys of one delete, and objects of one page of a listing.
+const BATCH: usize = 1000;
+/// Deletes at once.
+const PARALLEL: usize = 4;
+
+impl Core {
+    /// How many objects of a slice its body names; 0: none.
+    pub(super) fn named_blocks(&self, mount: MountId, slice: &SliceId) -> MetaResult<u32> {
+        let Some((inode, _)) = self.store.get::<InodeRecord>(&Key::Inode(mount, slice.inode))? else { return Ok(0) };
+        let extents = match inode.body {
+            Body::Inline(extents) => extents,
+            Body::Chunked => {
+                let chunk = self.store.get::<ChunkRecord>(&Key::Chunk(mount, slice.inode, slice.chunk))?;
+                chunk.map_or_else(Vec::new, |(chunk, _)| chunk.extents)
+            }
+            Body::None | Body::Symlink(_) => Vec::new(),
+        };
+        let len = extents.iter().filter(|extent| extent.slice == *slice).map(|extent| extent.slice_len).max();
+        Ok(SliceId::blocks(len.unwrap_or(0)))
+    }
+
+    /// Deletes objects.
+    pub(super) async fn delete_objects(&self, keys: &[String]) -> MetaResult<()> {
+        let deletes: Vec<_> = keys.chunks(BATCH).map(|keys| self.objects.delete(keys)).collect();
+        futures::stream::iter(deletes)
+            .buffer_unordered(PARALLEL)
+            .try_collect::<Vec<()>>()
+            .await
+            .map(drop)
+            .map_err(|error| object_error(&error))
+    }
+
+    /// Lists all objects of a prefix, page by page; `which` picks those that are deleted. Answers how many were.
+    pub(super) async fn delete_listed(
+        &self,
+        prefix: &str,
+        mut which: impl FnMut(&str) -> MetaResult<bool> + Send,
+    ) -> MetaResult<usize> {
+        let (mut after, mut deleted): (Option<String>, usize) = (None, 0);
+        loop {
+            let listed = self.objects.list(prefix, after.as_deref(), BATCH as u32).await;
+            let page = listed.map_err(|error| object_error(&error))?;
+            let mut keys = Vec::new();
+            for object in &page.objects {
+                if which(&object.key)? {
+                    keys.push(object.key.clone());
+                }
+            }
+            deleted += keys.len();
+            if !keys.is_empty() {
+                self.delete_objects(&keys).await?;
+            }
+            if !page.more {
+                return Ok(deleted);
+            }
+            let last = page.objects.last().map(|object| object.key.clone());
+            if last.is_none() || last == after {
+                return Err(MetaError::Unavailable(format!(
+                    "the object store lists {prefix} without an end; check that it is an S3 store"
+                )));
+            }
+            after = last;
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Uploads of sessions that ended: objects that no body names go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt};
+use nokvfs_types::{InodeId, MetaError, MountId, SessionId, SliceId, UploadId, VolumeId, VolumeState, upload_prefix};
+
+use super::Next;
+use crate::engine::Core;
+use crate::layout::{Key, SessionRecord, VolumeRecord};
+use crate::service::MetaResult;
+use crate::session::ENDED;
+use crate::store::ReadRecords;
+
+/// Uploads that are listed at once.
+const PARALLEL: usize = 16;
+/// Uploads of one step: what a restart may list again.
+const STEP: u64 = 1024;
+/// The next try after the object store failed.
+const RETRY: Duration = Duration::from_secs(30);
+
+pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
+    let now = Instant::now();
+    let (due, next) = {
+        let ended = core.ended.lock();
+        let due = ended.iter().find(|(_, at)| **at <= now).map(|(session, _)| *session);
+        (due, ended.values().min().copied())
+    };
+    let Some(session) = due else {
+        return Ok(next.map_or(Next::Idle, |next| Next::Within(next.saturating_duration_since(now))));
+    };
+    match step(&core, session).await {
+        Ok(true) => {
+            core.ended.lock().remove(&session);
+        }
+        Ok(false) => {}
+        Err(error) => {
+            // Others may be more lucky meanwhile.
+            core.ended.lock().insert(session, now + RETRY);
+            return Err(error);
+        }
+    }
+    Ok(Next::Now)
+}
+
+/// Sweeps one step of a session; answers whether nothing is left.
+async fn step(core: &Arc<Core>, session: SessionId) -> MetaResult<bool> {
+    let Some((record, _)) = core.store.get::<SessionRecord>(&Key::Session(session))? else { return Ok(true) };
+    if record.generation != ENDED {
+        return Ok(true);
+    }
+    let volume = core.store.get::<VolumeRecord>(&Key::Volume(record.mount))?;
+    let volume = volume.map(|(volume, _)| volume).filter(|volume| volume.state == VolumeState::Active);
+    // The objects of a deleted volume are deleted with it.
+    let swept = match (volume, record.uploads.first()) {
+        (Some(volume), Some((first, end))) => {
+            let end = UploadId(end.0.min(first.0.saturating_add(STEP)));
+            let uploads = futures::stream::iter(first.0..end.0);
+            let deleted: Vec<usize> = uploads
+                .map(|upload| sweep(core, record.mount, volume.id, UploadId(upload)))
+                .buffer_unordered(PARALLEL)
+                .try_collect()
+                .await?;
+            let deleted: usize = deleted.into_iter().sum();
+            if deleted > 0 {
+                tracing::info!(%session, volume = %volume.id, deleted, "objects of an ended session were deleted");
+            }
+            end
+        }
+        _ => UploadId(u64::MAX),
+    };
+    core.committer
+        .submit(move |txn| {
+            let key = Key::Session(session);
+            let Some(mut record) = txn.get::<SessionRecord>(&key)? else { return Ok(true) };
+            record.uploads.retain(|(_, end)| *end > swept);
+            if let Some((first, _)) = record.uploads.first_mut() {
+                *first = swept.max(*first);
+                txn.put(&key, &record)?;
+                return Ok(false);
+            }
+            txn.delete(&key)?;
+            Ok(true)
+        })
+        .await
+}
+
+/// Deletes the objects of an upload that no body names; answers how many there were.
+async fn sweep(core: &Core, mount: MountId, volume: VolumeId, upload: UploadId) -> MetaResult<usize> {
+    let prefix = upload_prefix(volume, upload);
+    // Nobody can publish them any more, so what is not named now never will be.
+    let mut named: HashMap<SliceId, u32> = HashMap::new();
+    core.delete_listed(&prefix, |key| {
+        let Some((slice, block)) = parse(&prefix, upload, key) else {
+            return Err(MetaError::Corrupt(format!("object {key} is none of ours; move it out of this prefix")));
+        };
+        let blocks = match named.get(&slice) {
+            Some(blocks) => *blocks,
+            None => {
+                let blocks = core.named_blocks(mount, &slice)?;
+                named.insert(slice, blocks);
+                blocks
+            }
+        };
+        Ok(block >= blocks)
+    })
+    .await
+}
+
+/// Slice and block of an object's key.
+fn parse(prefix: &str, upload: UploadId, key: &str) -> Option<(SliceId, u32)> {
+    let mut parts = key.strip_prefix(prefix)?.split('/');
+    let inode = InodeId(parts.next()?.parse().ok()?);
+    let chunk = parts.next()?.parse().ok()?;
+    let block = parts.next()?.parse().ok()?;
+    parts.next().is_none().then_some((SliceId { upload, inode, chunk }, block))
+}

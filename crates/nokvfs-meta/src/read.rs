@@ -1,0 +1,291 @@
+//! Reads of a session. What they show is durable when they answer.
+
+use bytes::Bytes;
+use nokvfs_types::{
+    Attr, BodyView, CHUNK_SIZE, DirEntry, DirPage, FileKind, FsStat, InodeId, MetaError, MountId, Name, SessionId,
+    Version,
+};
+
+use crate::engine::Engine;
+use crate::layout::{
+    Body, ChunkRecord, CountersRecord, DentryRecord, InodeRecord, Key, KeyPrefix, VolumeRecord, XattrRecord,
+    dentry_hash,
+};
+use crate::plan::{SIZE_MAX, attr_of, check_xattr_name, chunk_of};
+use crate::service::MetaResult;
+use crate::store::{RawReads, ReadRecords};
+
+/// How often a lookup whose entry names an inode that is just going reads again.
+const LOOKUPS: usize = 16;
+/// Most entries of one page: with attributes some 350 bytes each, 1.4 MiB.
+const PAGE_MAX: u32 = 4096;
+/// Chunks of one body view: 4 GiB of file.
+const BODY_CHUNKS: usize = 64;
+/// A body view ends with the chunk that brings it to so many extents.
+const BODY_EXTENTS: usize = 4096;
+/// What an unlimited volume shows as its size: 1 PiB, or twice what it holds.
+const UNLIMITED: u64 = 1 << 50;
+/// Memory that a further file needs: its inode and entry, with what the engine adds.
+const FILE_COST: u64 = 1200;
+
+impl Engine {
+    /// See [`crate::service::MetadataService::lookup`]; so are the other reads.
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn lookup(&self, session: SessionId, generation: u32, parent: InodeId, name: &Name) -> MetaResult<Attr> {
+        let core = self.core();
+        let mount = core.sessions.check(session, generation)?.mount;
+        let key = Key::Dentry(mount, parent, dentry_hash(&core.server.hash_secret, name), name.clone());
+        for _ in 0..LOOKUPS {
+            let Some((entry, seen)) = core.store.get::<DentryRecord>(&key)? else {
+                let (dir, version) =
+                    core.store.get::<InodeRecord>(&Key::Inode(mount, parent))?.ok_or(MetaError::NotFound)?;
+                // The parent changes with each of its entries: with it the absence is durable.
+                core.shown(version).await?;
+                return Err(if dir.kind == FileKind::Directory {
+                    MetaError::NotFound
+                } else {
+                    MetaError::NotDirectory
+                });
+            };
+            // An inode without links left the entry between the two reads.
+            if let Some((record, version)) = core.store.get::<InodeRecord>(&Key::Inode(mount, entry.inode))?
+                && record.nlink > 0
+            {
+                core.shown(version.max(seen)).await?;
+                return Ok(attr_of(entry.inode, &record, version));
+            }
+        }
+        Err(MetaError::Corrupt(format!("entry {name:?} of inode {parent} in volume number {mount} names no inode")))
+    }
+
+    /// Attributes.
+    ///
+    /// # Errors
+    /// See [`crate::service::MetadataService::getattr`].
+    pub async fn getattr(&self, session: SessionId, generation: u32, inode: InodeId) -> MetaResult<Attr> {
+        let (record, version) = self.inode(session, generation, inode).await?;
+        Ok(attr_of(inode, &record, version))
+    }
+
+    /// A part of a directory.
+    ///
+    /// # Errors
+    /// See [`crate::service::MetadataService::readdir`].
+    pub async fn readdir(
+        &self,
+        session: SessionId,
+        generation: u32,
+        dir: InodeId,
+        after: u64,
+        limit: u32,
+        attrs: bool,
+    ) -> MetaResult<DirPage> {
+        let core = self.core();
+        let mount = core.sessions.check(session, generation)?.mount;
+        let limit = limit.clamp(1, PAGE_MAX) as usize;
+        let (page, version) = core.store.view(|reads| page(reads, mount, dir, after, limit, attrs))?;
+        core.shown(version).await?;
+        Ok(page)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// See [`crate::service::MetadataService::readlink`].
+    pub async fn readlink(&self, session: SessionId, generation: u32, inode: InodeId) -> MetaResult<Bytes> {
+        match self.inode(session, generation, inode).await?.0.body {
+            Body::Symlink(target) => Ok(target),
+            _ => Err(MetaError::Invalid(format!("inode {inode} is no symbolic link"))),
+        }
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// See [`crate::service::MetadataService::getxattr`].
+    pub async fn getxattr(
+        &self,
+        session: SessionId,
+        generation: u32,
+        inode: InodeId,
+        name: &[u8],
+    ) -> MetaResult<Bytes> {
+        check_xattr_name(name)?;
+        // The inode changes with each attribute: read first, it makes absence durable and catches a missing inode.
+        self.inode(session, generation, inode).await?;
+        let core = self.core();
+        let mount = core.sessions.check(session, generation)?.mount;
+        let key = Key::Xattr(mount, inode, Bytes::copy_from_slice(name));
+        let (record, version) = core.store.get::<XattrRecord>(&key)?.ok_or(MetaError::NoAttribute)?;
+        core.shown(version).await?;
+        Ok(record.value)
+    }
+
+    /// Names of extended attributes.
+    ///
+    /// # Errors
+    /// See [`crate::service::MetadataService::listxattr`].
+    pub async fn listxattr(&self, session: SessionId, generation: u32, inode: InodeId) -> MetaResult<Vec<Bytes>> {
+        if self.inode(session, generation, inode).await?.0.xattr_bytes == 0 {
+            return Ok(Vec::new());
+        }
+        let core = self.core();
+        let mount = core.sessions.check(session, generation)?.mount;
+        let (names, version) = core.store.view(|reads| {
+            let (mut names, mut newest) = (Vec::new(), Version(0));
+            // The total of all names and values is bounded.
+            reads.scan::<XattrRecord>(&KeyPrefix::xattrs(mount, inode), None, usize::MAX, |key, _, version| {
+                if let Key::Xattr(_, _, name) = key {
+                    names.push(name);
+                    newest = newest.max(version);
+                }
+            })?;
+            Ok((names, newest))
+        })?;
+        core.shown(version).await?;
+        Ok(names)
+    }
+
+    /// A file's extents.
+    ///
+    /// # Errors
+    /// See [`crate::service::MetadataService::body`].
+    pub async fn body(&self, session: SessionId, generation: u32, inode: InodeId, from: u64) -> MetaResult<BodyView> {
+        let core = self.core();
+        let mount = core.sessions.check(session, generation)?.mount;
+        let (record, version) = core.store.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
+        let (view, version) = match record {
+            InodeRecord { body: Body::Chunked, .. } => {
+                core.store.view(|reads| chunked_body(reads, mount, inode, from))?
+            }
+            record => (body_of(inode, &record, version, from)?, version),
+        };
+        core.shown(version).await?;
+        // Who asks for the body of an orphan is about to open it.
+        if view.attr.nlink == 0 && !core.orphans.touch(mount, session, inode) {
+            return Err(MetaError::NotFound);
+        }
+        Ok(view)
+    }
+
+    /// The volume's counters.
+    ///
+    /// # Errors
+    /// See [`crate::service::MetadataService::statfs`].
+    pub async fn statfs(&self, session: SessionId, generation: u32) -> MetaResult<FsStat> {
+        let core = self.core();
+        let mount = core.sessions.check(session, generation)?.mount;
+        let (volume, _) = core.store.get::<VolumeRecord>(&Key::Volume(mount))?.ok_or(MetaError::NotFound)?;
+        let (counters, version) =
+            core.store.get::<CountersRecord>(&Key::Counters(mount))?.ok_or(MetaError::NotFound)?;
+        core.shown(version).await?;
+        let usage = core.committer.health().usage;
+        let room = usage.budget.saturating_sub(usage.needed) / FILE_COST;
+        let or_limit = |quota: u64, capacity: u64| if quota == 0 { capacity } else { quota };
+        Ok(FsStat {
+            used_bytes: counters.bytes,
+            total_bytes: or_limit(volume.spec.quota_bytes, UNLIMITED.max(counters.bytes.saturating_mul(2))),
+            used_inodes: counters.inodes,
+            total_inodes: or_limit(volume.spec.quota_inodes, counters.inodes + room),
+        })
+    }
+
+    async fn inode(&self, session: SessionId, generation: u32, inode: InodeId) -> MetaResult<(InodeRecord, Version)> {
+        let core = self.core();
+        let mount = core.sessions.check(session, generation)?.mount;
+        let found = core.store.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
+        core.shown(found.1).await?;
+        Ok(found)
+    }
+}
+
+/// A page of a directory, and the newest version in it.
+fn page(
+    reads: &dyn RawReads,
+    mount: MountId,
+    dir: InodeId,
+    after: u64,
+    limit: usize,
+    attrs: bool,
+) -> MetaResult<(DirPage, Version)> {
+    let (record, mut newest) = reads.get::<InodeRecord>(&Key::Inode(mount, dir))?.ok_or(MetaError::NotFound)?;
+    if record.kind != FileKind::Directory {
+        return Err(MetaError::NotDirectory);
+    }
+    let prefix = KeyPrefix::entries_after(mount, dir, after);
+    let mut wanted = limit;
+    let (mut entries, end) = loop {
+        let mut entries = Vec::with_capacity(wanted.min(1024) + 1);
+        let count = reads.scan::<DentryRecord>(&prefix, None, wanted + 1, |key, entry, version| {
+            if let Key::Dentry(_, _, cookie, name) = key {
+                newest = newest.max(version);
+                entries.push(DirEntry { name, inode: entry.inode, kind: entry.kind, cookie, attr: None });
+            }
+        })?;
+        if count <= wanted {
+            break (entries, true);
+        }
+        // One more than asked for was read: the page ends in front of its cookie.
+        let next = entries.last().map_or(0, |entry| entry.cookie);
+        entries.retain(|entry| entry.cookie != next);
+        if !entries.is_empty() {
+            break (entries, false);
+        }
+        wanted *= 2;
+    };
+    if attrs {
+        for entry in &mut entries {
+            if let Some((record, version)) = reads.get::<InodeRecord>(&Key::Inode(mount, entry.inode))? {
+                newest = newest.max(version);
+                entry.attr = Some(attr_of(entry.inode, &record, version));
+            }
+        }
+    }
+    Ok((DirPage { entries, end, parent: record.parent }, newest))
+}
+
+/// The body of a file that has all its extents in its record.
+fn body_of(inode: InodeId, record: &InodeRecord, version: Version, from: u64) -> MetaResult<BodyView> {
+    let attr = attr_of(inode, record, version);
+    match (&record.body, record.kind) {
+        (Body::Inline(extents), _) => {
+            let extents = extents.iter().filter(|extent| extent.end() > from).copied().collect();
+            Ok(BodyView { attr, extents, complete_to: u64::MAX })
+        }
+        (_, FileKind::Directory) => Err(MetaError::IsDirectory),
+        (_, kind) => Err(MetaError::Invalid(format!("inode {inode} is a {kind:?} and has no bytes"))),
+    }
+}
+
+fn chunked_body(reads: &dyn RawReads, mount: MountId, inode: InodeId, from: u64) -> MetaResult<(BodyView, Version)> {
+    let (record, mut newest) = reads.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
+    if record.body != Body::Chunked {
+        return Ok((body_of(inode, &record, newest, from)?, newest));
+    }
+    let attr = attr_of(inode, &record, newest);
+    let mut extents = Vec::new();
+    let mut complete_to = u64::MAX;
+    if from < SIZE_MAX {
+        let prefix = KeyPrefix::chunks_from(mount, inode, chunk_of(from));
+        let mut chunks = Vec::new();
+        let count = reads.scan::<ChunkRecord>(&prefix, None, BODY_CHUNKS, |key, chunk, version| {
+            if let Key::Chunk(_, _, number) = key {
+                newest = newest.max(version);
+                chunks.push((number, chunk.extents));
+            }
+        })?;
+        let mut rest = count == BODY_CHUNKS;
+        let last = chunks.len().saturating_sub(1);
+        for (at, (number, chunk)) in chunks.into_iter().enumerate() {
+            extents.extend(chunk.into_iter().filter(|extent| extent.end() > from));
+            rest |= extents.len() >= BODY_EXTENTS && at < last;
+            if rest && (extents.len() >= BODY_EXTENTS || at == last) {
+                complete_to = (u64::from(number) + 1) * CHUNK_SIZE;
+                break;
+            }
+        }
+    }
+    Ok((BodyView { attr, extents, complete_to }, newest))
+}

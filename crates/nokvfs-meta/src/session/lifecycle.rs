@@ -1,0 +1,205 @@
+//! How sessions begin, go on and end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nokvfs_types::{
+    Heartbeat, HeartbeatReply, MetaError, SessionGrant, SessionId, SessionRequest, VolumeId, VolumeState,
+};
+use sha2::{Digest, Sha256};
+
+use super::{ENDED, Live, SESSIONS, SLOTS, row_of};
+use crate::commit::Txn;
+use crate::engine::{Core, Engine};
+use crate::layout::{Key, KeyPrefix, ServerRecord, SessionByMountRecord, SessionRecord, SlotRecord, VolumeRecord};
+use crate::service::{MetaResult, SessionService};
+
+/// Longest description of a client.
+const CLIENT_MAX: usize = 256;
+
+#[async_trait::async_trait]
+impl SessionService for Engine {
+    async fn open_session(&self, request: SessionRequest) -> MetaResult<SessionGrant> {
+        let core = self.core();
+        if request.client.len() > CLIENT_MAX {
+            return Err(MetaError::Invalid(format!("the client's description is longer than {CLIENT_MAX} bytes")));
+        }
+        let record = core.authorise(&request)?;
+        if request.resume.is_none() {
+            if core.sessions.len() >= SESSIONS {
+                return Err(MetaError::Busy(format!("the server holds {SESSIONS} sessions; end some first")));
+            }
+            core.check_owner(request.volume).await?;
+        }
+        // On its own task: a caller that gives up must not leave a session that this process does not know.
+        let (volume, opening) = (request.volume, Arc::clone(core));
+        let opened = tokio::spawn(async move { opening.begin_session(request, record.id).await });
+        let (session, generation) =
+            opened.await.map_err(|_| MetaError::Unavailable("the metadata server is stopping; try again".into()))??;
+        core.grant(session, generation, volume).await
+    }
+
+    async fn attach_session(&self, request: SessionRequest) -> MetaResult<SessionGrant> {
+        let core = self.core();
+        core.authorise(&request)?;
+        let Some((session, generation)) = request.resume else {
+            return Err(MetaError::Invalid("a session to attach must be named".into()));
+        };
+        let live = core.sessions.check(session, generation)?;
+        if live.volume != request.volume {
+            return Err(MetaError::Unauthorized(format!("session {session} is another volume's")));
+        }
+        core.grant(session, generation, request.volume).await
+    }
+
+    async fn heartbeat(&self, session: SessionId, generation: u32, beat: Heartbeat) -> MetaResult<HeartbeatReply> {
+        let core = self.core();
+        let live = core.sessions.check(session, generation)?;
+        core.orphans.answer(live.mount, session, &beat);
+        if !beat.closed.is_empty() {
+            core.wake.orphans.notify_one();
+        }
+        Ok(HeartbeatReply { orphans: core.orphans.ask(live.mount, session) })
+    }
+
+    async fn close_session(&self, session: SessionId, generation: u32) -> MetaResult<()> {
+        let core = self.core();
+        let live = core.sessions.check(session, generation)?;
+        core.end_session(&live, Duration::ZERO).await
+    }
+}
+
+impl Core {
+    /// The volume of a request whose token is right. One that does not exist is answered like a wrong token.
+    fn authorise(&self, request: &SessionRequest) -> MetaResult<VolumeRecord> {
+        let refused = || MetaError::Unauthorized("there is no such volume, or the token is not its own".into());
+        let (_, record) = self.find_volume(request.volume)?.ok_or_else(refused)?;
+        if Sha256::digest(request.token.0).as_slice() != record.token_hash {
+            return Err(refused());
+        }
+        match record.state {
+            VolumeState::Active => Ok(record),
+            VolumeState::Deleting => Err(MetaError::NotFound),
+        }
+    }
+
+    async fn grant(&self, session: SessionId, generation: u32, volume: VolumeId) -> MetaResult<SessionGrant> {
+        let expires_ms = u32::try_from(self.options.session_expiry.as_millis()).unwrap_or(u32::MAX);
+        Ok(SessionGrant { session, generation, volume: self.volume_info(volume).await?, expires_ms, slots: SLOTS })
+    }
+
+    async fn begin_session(&self, request: SessionRequest, volume: VolumeId) -> MetaResult<(SessionId, u32)> {
+        let opened = move |txn: &mut Txn<'_>| match request.resume {
+            None => open(txn, &request),
+            Some((session, generation)) => take_over(txn, volume, session, generation),
+        };
+        let (session, record) = self.committer.submit(opened).await?;
+        self.orphans.forget_session(record.mount, session);
+        self.sessions.insert(Live::load(&*self.store, session, &record, volume)?, Duration::ZERO);
+        Ok((session, record.generation))
+    }
+
+    /// Ends a session: nothing can be changed in it from then on. Its unsettled uploads are swept after `quiet`.
+    pub(crate) async fn end_session(&self, live: &Arc<Live>, quiet: Duration) -> MetaResult<()> {
+        let (session, generation, mount) = (live.session, live.generation, live.mount);
+        let sweep = self.committer.submit(move |txn| end(txn, session, generation)).await?;
+        self.sessions.remove(session, generation);
+        self.orphans.forget_session(mount, session);
+        self.wake.orphans.notify_one();
+        if sweep {
+            self.ended.lock().entry(session).or_insert_with(|| Instant::now() + quiet);
+            self.wake.sweep.notify_one();
+        }
+        Ok(())
+    }
+}
+
+fn open(txn: &mut Txn<'_>, request: &SessionRequest) -> MetaResult<(SessionId, SessionRecord)> {
+    let (mount, _) = active_volume(txn, request.volume)?;
+    let mut server: ServerRecord =
+        txn.get(&Key::Server)?.ok_or_else(|| MetaError::Corrupt("the server's own record is missing".into()))?;
+    let session = SessionId(server.next_session);
+    server.next_session += 1;
+    txn.put(&Key::Server, &server)?;
+    let record = SessionRecord {
+        mount,
+        generation: 1,
+        read_only: request.read_only,
+        client: request.client.clone(),
+        uploads: Vec::new(),
+        opened: txn.now(),
+    };
+    txn.put(&Key::Session(session), &record)?;
+    txn.put(&Key::SessionByMount(mount, session), &SessionByMountRecord)?;
+    Ok((session, record))
+}
+
+fn take_over(
+    txn: &mut Txn<'_>,
+    volume: VolumeId,
+    session: SessionId,
+    generation: u32,
+) -> MetaResult<(SessionId, SessionRecord)> {
+    let (mount, _) = active_volume(txn, volume)?;
+    let key = Key::Session(session);
+    let record: Option<SessionRecord> = txn.get(&key)?;
+    let Some(mut record) = record.filter(|record| record.generation != ENDED) else {
+        return Err(MetaError::SessionExpired(session.0));
+    };
+    if record.mount != mount {
+        return Err(MetaError::Unauthorized(format!("session {session} is another volume's")));
+    }
+    if record.generation != generation {
+        return Err(MetaError::Superseded(record.generation));
+    }
+    if generation >= ENDED - 1 {
+        return Err(MetaError::Busy("the session was taken over too often; open a new one".into()));
+    }
+    record.generation = generation + 1;
+    txn.put(&key, &record)?;
+    // The row of the generation before the last: nobody asks for its answers any more.
+    let row = row_of(record.generation);
+    remove_slots(txn, session, |slot| (row..row + SLOTS).contains(&slot))?;
+    Ok((session, record))
+}
+
+/// Ends a session; answers whether its uploads are to be swept.
+fn end(txn: &mut Txn<'_>, session: SessionId, generation: u32) -> MetaResult<bool> {
+    let key = Key::Session(session);
+    let Some(mut record) = txn.get::<SessionRecord>(&key)? else { return Ok(false) };
+    if record.generation == ENDED {
+        return Ok(true);
+    }
+    if record.generation != generation {
+        return Err(MetaError::Superseded(record.generation));
+    }
+    txn.delete(&Key::SessionByMount(record.mount, session))?;
+    remove_slots(txn, session, |_| true)?;
+    if record.uploads.is_empty() {
+        txn.delete(&key)?;
+        return Ok(false);
+    }
+    record.generation = ENDED;
+    txn.put(&key, &record)?;
+    Ok(true)
+}
+
+fn remove_slots(txn: &mut Txn<'_>, session: SessionId, which: impl Fn(u16) -> bool) -> MetaResult<()> {
+    let mut keys = Vec::new();
+    txn.scan::<SlotRecord>(&KeyPrefix::slots(session), None, 2 * usize::from(SLOTS), |key, _| keys.push(key))?;
+    for key in keys {
+        if matches!(key, Key::Slot(_, slot) if which(slot)) {
+            txn.delete(&key)?;
+        }
+    }
+    Ok(())
+}
+
+fn active_volume(txn: &mut Txn<'_>, volume: VolumeId) -> MetaResult<(nokvfs_types::MountId, VolumeRecord)> {
+    let reference: crate::layout::VolumeUuidRecord = txn.get(&Key::VolumeUuid(volume))?.ok_or(MetaError::NotFound)?;
+    let record: VolumeRecord = txn.get(&Key::Volume(reference.mount))?.ok_or(MetaError::NotFound)?;
+    match record.state {
+        VolumeState::Active => Ok((reference.mount, record)),
+        VolumeState::Deleting => Err(MetaError::NotFound),
+    }
+}

@@ -1,0 +1,162 @@
+//! Sessions: who may change a volume, exactly once per request, and what is left when they end.
+//!
+//! Owns: generations, slots, granted uploads, expiry, and which orphans are open.
+//! Must not: know what a mutation means.
+//! Invariants: a mutation is planned only while its session has its generation in the store; its answer is kept in its
+//! slot in the same command; a client that took a session over finds the answers of the one before it by operation.
+
+mod lifecycle;
+mod orphans;
+mod stamp;
+mod uploads;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use nokvfs_types::{MetaError, MountId, OpId, SessionId, Stamp, VolumeId};
+use parking_lot::RwLock;
+
+pub(crate) use orphans::{Orphans, WINDOW};
+
+use crate::layout::{Key, KeyPrefix, SessionRecord, SlotRecord};
+use crate::service::MetaResult;
+use crate::store::{MetaStore, ReadRecords};
+
+/// Slots of a session.
+pub(crate) const SLOTS: u16 = 256;
+/// The generation of a session that ended and whose uploads are still to be swept.
+pub(crate) const ENDED: u32 = u32::MAX;
+/// Most sessions of a server. Each takes about a kilobyte, and 256 answers of 100 bytes after a take-over.
+const SESSIONS: usize = 65_536;
+
+/// A live session, as this process knows it.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub session: SessionId,
+    pub mount: MountId,
+    pub volume: VolumeId,
+    pub generation: u32,
+    pub read_only: bool,
+    /// Answers of the generation before, by operation.
+    pub inherited: HashMap<OpId, Bytes>,
+    /// When the client last showed that it lives, in milliseconds of [`Sessions::clock`]; ahead of it in a grace.
+    seen: AtomicU64,
+}
+
+/// The live sessions.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    live: RwLock<HashMap<SessionId, Arc<Live>>>,
+    start: Instant,
+    expiry: Duration,
+}
+
+impl Sessions {
+    pub(crate) fn new(expiry: Duration) -> Self {
+        Sessions { live: RwLock::default(), start: Instant::now(), expiry }
+    }
+
+    fn clock(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// Adds a session, or the next generation of one. It counts as seen now, or later by `grace`.
+    pub(crate) fn insert(&self, mut live: Live, grace: Duration) {
+        *live.seen.get_mut() = self.clock() + grace.as_millis() as u64;
+        self.live.write().insert(live.session, Arc::new(live));
+    }
+
+    /// The session, if this is its generation. Its client lives.
+    pub(crate) fn check(&self, session: SessionId, generation: u32) -> MetaResult<Arc<Live>> {
+        let live = self.live.read().get(&session).cloned().ok_or(MetaError::SessionExpired(session.0))?;
+        if live.generation > generation {
+            return Err(MetaError::Superseded(live.generation));
+        }
+        if live.generation < generation {
+            return Err(MetaError::SessionExpired(session.0));
+        }
+        live.seen.fetch_max(self.clock(), Ordering::Relaxed);
+        Ok(live)
+    }
+
+    /// Whether this generation or a later one is known.
+    pub(crate) fn has(&self, session: SessionId, generation: u32) -> bool {
+        self.live.read().get(&session).is_some_and(|live| live.generation >= generation)
+    }
+
+    /// Removes a generation of a session.
+    pub(crate) fn remove(&self, session: SessionId, generation: u32) {
+        let mut live = self.live.write();
+        if live.get(&session).is_some_and(|live| live.generation == generation) {
+            live.remove(&session);
+        }
+    }
+
+    /// Those that were silent for too long.
+    pub(crate) fn expired(&self) -> Vec<Arc<Live>> {
+        let now = self.clock();
+        let expiry = self.expiry.as_millis() as u64;
+        let silent = |live: &&Arc<Live>| now.saturating_sub(live.seen.load(Ordering::Relaxed)) > expiry;
+        self.live.read().values().filter(silent).cloned().collect()
+    }
+
+    /// The sessions of a volume.
+    pub(crate) fn of(&self, mount: MountId) -> Vec<SessionId> {
+        self.live.read().values().filter(|live| live.mount == mount).map(|live| live.session).collect()
+    }
+
+    /// How many sessions each volume has.
+    pub(crate) fn counts(&self) -> HashMap<MountId, u32> {
+        let mut counts = HashMap::new();
+        for live in self.live.read().values() {
+            *counts.entry(live.mount).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.live.read().len()
+    }
+}
+
+impl Live {
+    /// What a stored session is in memory. Reads the answers that it inherited.
+    pub(crate) fn load(
+        store: &dyn MetaStore,
+        session: SessionId,
+        record: &SessionRecord,
+        volume: VolumeId,
+    ) -> MetaResult<Live> {
+        let mut inherited = HashMap::new();
+        if let Some(before) = record.generation.checked_sub(1).filter(|before| *before > 0) {
+            store.scan::<SlotRecord>(&KeyPrefix::slots(session), None, 2 * usize::from(SLOTS), |_, slot, _| {
+                // Operation 0 is no operation of a kernel: nobody asks for it again.
+                if slot.generation == before && slot.op != OpId(0) {
+                    inherited.insert(slot.op, slot.reply);
+                }
+            })?;
+        }
+        Ok(Live {
+            session,
+            mount: record.mount,
+            volume,
+            generation: record.generation,
+            read_only: record.read_only,
+            inherited,
+            seen: AtomicU64::new(0),
+        })
+    }
+}
+
+/// Where a slot's answer is kept. Generations take turns with two rows of slots, so that a client that takes a session
+/// over does not overwrite answers that it may still have to look up.
+fn slot_key(stamp: &Stamp) -> Key {
+    Key::Slot(stamp.session, row_of(stamp.generation) + stamp.slot)
+}
+
+fn row_of(generation: u32) -> u16 {
+    if generation % 2 == 0 { SLOTS } else { 0 }
+}

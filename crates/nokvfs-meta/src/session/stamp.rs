@@ -1,0 +1,124 @@
+//! Carrying a mutation out, exactly once.
+
+use std::sync::Arc;
+
+use nokvfs_types::{Applied, Caller, MetaError, Mutation, OpId, Stamp, VolumeState};
+
+use super::{ENDED, Live, SLOTS, slot_key};
+use crate::commit::Txn;
+use crate::engine::Core;
+use crate::layout::{Key, SessionRecord, SlotRecord, VolumeRecord, decode_reply, encode_reply};
+use crate::plan::{Outcome, Plan, Target};
+use crate::service::MetaResult;
+
+impl Core {
+    pub(crate) async fn mutate(
+        self: &Arc<Self>,
+        stamp: Stamp,
+        caller: Caller,
+        mutation: Mutation,
+    ) -> MetaResult<Applied> {
+        let live = self.sessions.check(stamp.session, stamp.generation)?;
+        if live.read_only {
+            return Err(MetaError::ReadOnly);
+        }
+        if stamp.slot >= SLOTS {
+            return Err(MetaError::Invalid(format!("slot {} of {SLOTS}", stamp.slot)));
+        }
+        let request = Arc::new((caller, mutation));
+        loop {
+            let (core, live, request) = (Arc::clone(self), Arc::clone(&live), Arc::clone(&request));
+            let mount = live.mount;
+            let outcome =
+                self.committer.submit(move |txn| core.plan_once(txn, &live, &stamp, &request.0, &request.1)).await?;
+            if let Some(inode) = outcome.orphaned {
+                self.orphans.add(mount, inode);
+            }
+            if outcome.garbage {
+                self.wake.garbage.notify_one();
+            }
+            if !outcome.more {
+                return outcome.reply;
+            }
+        }
+    }
+
+    /// Plans a request unless it is answered already; keeps the answer.
+    fn plan_once(
+        &self,
+        txn: &mut Txn<'_>,
+        live: &Live,
+        stamp: &Stamp,
+        caller: &Caller,
+        mutation: &Mutation,
+    ) -> MetaResult<Outcome> {
+        let mut session = session_of(txn, stamp)?;
+        let key = slot_key(stamp);
+        if let Some(slot) = txn.get::<SlotRecord>(&key)?
+            && slot.generation == stamp.generation
+            && slot.sequence >= stamp.sequence
+        {
+            return repeated(&slot, stamp);
+        }
+        let outcome = match live.inherited.get(&stamp.op).filter(|_| stamp.op != OpId(0)) {
+            Some(reply) => answered(decode_reply(reply)?),
+            None => match mutation {
+                Mutation::ReserveUploads { count, settled } => {
+                    answered(Ok(super::uploads::reserve(txn, stamp.session, &mut session, *count, *settled)?))
+                }
+                _ => {
+                    let target = active(txn, session.mount)?;
+                    Plan::new(txn, target, caller, &self.server.hash_secret, &self.allocators).run(mutation)?
+                }
+            },
+        };
+        if !outcome.more {
+            let reply = encode_reply(&outcome.reply).into();
+            let slot = SlotRecord { generation: stamp.generation, sequence: stamp.sequence, op: stamp.op, reply };
+            txn.put(&key, &slot)?;
+        }
+        Ok(outcome)
+    }
+}
+
+/// The session of a stamp, if it is still that generation's.
+fn session_of(txn: &mut Txn<'_>, stamp: &Stamp) -> MetaResult<SessionRecord> {
+    let expired = MetaError::SessionExpired(stamp.session.0);
+    let session: SessionRecord = txn.get(&Key::Session(stamp.session))?.ok_or_else(|| expired.clone())?;
+    match session.generation {
+        ENDED => Err(expired),
+        generation if generation > stamp.generation => Err(MetaError::Superseded(generation)),
+        generation if generation < stamp.generation => Err(expired),
+        _ => Ok(session),
+    }
+}
+
+/// The volume, unless it is being deleted.
+fn active(txn: &mut Txn<'_>, mount: nokvfs_types::MountId) -> MetaResult<Target> {
+    let record: VolumeRecord = txn.get(&Key::Volume(mount))?.ok_or(MetaError::NotFound)?;
+    match record.state {
+        VolumeState::Active => Ok(Target::new(mount, &record)),
+        VolumeState::Deleting => Err(MetaError::Busy("the volume is being deleted".into())),
+    }
+}
+
+fn answered(reply: MetaResult<Applied>) -> Outcome {
+    Outcome { reply, orphaned: None, garbage: false, more: false }
+}
+
+/// What a slot that has got this far says to a request.
+fn repeated(slot: &SlotRecord, stamp: &Stamp) -> MetaResult<Outcome> {
+    if slot.sequence > stamp.sequence {
+        return Err(MetaError::Invalid(format!(
+            "request {} of slot {} came after request {}; its client does not wait for it any more",
+            stamp.sequence, stamp.slot, slot.sequence
+        )));
+    }
+    if slot.op != stamp.op {
+        return Err(MetaError::Invalid(format!(
+            "request {} of slot {} was another operation; this is a bug of the client, report it",
+            stamp.sequence, stamp.slot
+        )));
+    }
+    Ok(answered(decode_reply(&slot.reply)?))
+}
