@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use nokvfs_body::{Bodies, BodyOptions};
 use nokvfs_client::{Endpoint, RemoteOptions, RemoteService, RemoteVolumes, TlsConfig};
 use nokvfs_meta::service::MetadataService;
-use nokvfs_object::{ObjectStore, S3Options, S3Store};
+use nokvfs_object::{S3Options, S3Store};
 use nokvfs_types::{SessionRequest, Token, VolumeId};
 
 /// A file that holds a secret or a certificate is small.
@@ -148,7 +148,7 @@ impl VolumeArgs {
             bail!("--token-file {}: not a token (64 hex digits)", self.token_file.display());
         };
         let request = SessionRequest { volume: self.volume, token, client: client_name(), read_only, resume: None };
-        let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(self.s3.options()?)?);
+        let store = S3Store::new(self.s3.options()?)?;
         let service = RemoteService::open(
             self.server.endpoint()?,
             self.server.tls()?,
@@ -157,7 +157,8 @@ impl VolumeArgs {
         )
         .await
         .with_context(|| format!("volume {} on {}", self.volume, self.server.server))?;
-        let bodies = Bodies::new(service.clone() as Arc<dyn MetadataService>, store, options)?;
+        store.check().await.with_context(|| format!("bucket {} on {}", self.s3.s3_bucket, self.s3.s3_endpoint))?;
+        let bodies = Bodies::new(service.clone() as Arc<dyn MetadataService>, Arc::new(store), options)?;
         Ok(Connected { service, bodies })
     }
 }

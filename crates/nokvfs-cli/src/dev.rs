@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{client_name, read_small};
-use crate::mount::{FLUSH, MountArgs, detach_if_dead};
+use crate::mount::{FLUSH, MountArgs, detach_if_dead, unmount};
 use crate::signals::Ends;
 
 /// The one volume of a `dev` filesystem.
@@ -90,7 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tokio::select! {
         signal = ends.wait() => {
             tracing::info!(signal, "unmounting");
-            mount.unmount(FLUSH).await?;
+            unmount(&mount).await?;
         }
         ended = mount.wait() => {
             ended?;
@@ -132,12 +132,13 @@ async fn object_store(
         return Ok((Arc::new(store), None));
     }
     let (access_key, secret_key) = (random_key()?, random_key()?);
-    let trial = DevStore::open(DevStoreOptions {
+    let options = DevStoreOptions {
         dir: data.join("objects"),
         bucket: BUCKET.into(),
         access_key: access_key.clone(),
         secret_key: secret_key.clone(),
-    })?;
+    };
+    let trial = tokio::task::spawn_blocking(|| DevStore::open(options)).await??;
     let listener = TcpListener::bind("127.0.0.1:0").await.context("a loopback port for the trial store")?;
     let options = S3Options {
         endpoint: format!("http://{}", listener.local_addr()?),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nokvfs_body::BodyOptions;
-use nokvfs_fuse::MountOptions;
+use nokvfs_fuse::{FuseError, Mount, MountOptions};
 use nokvfs_meta::service::MetadataService;
 
 use crate::connection::VolumeArgs;
@@ -16,6 +16,9 @@ use crate::volume::parse_bytes;
 
 /// How long an unmount may take to write everything out, before it says what is left.
 pub const FLUSH: Duration = Duration::from_secs(120);
+
+/// How long those that have files open may take to leave, once everything is written out.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Limits of a mount.
 #[derive(Clone, Debug, clap::Args)]
@@ -86,7 +89,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tokio::select! {
         signal = ends.wait() => {
             tracing::info!(signal, "unmounting");
-            mount.unmount(FLUSH).await?;
+            unmount(&mount).await?;
         }
         ended = mount.wait() => {
             ended?;
@@ -98,6 +101,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     connected.close(FLUSH).await
+}
+
+/// Publishes everything, then unmounts. Files that others keep open don't hold it up: what they wrote is stored.
+pub async fn unmount(mount: &Mount) -> anyhow::Result<()> {
+    mount.flush(FLUSH).await?;
+    match mount.unmount(LEAVE).await {
+        Err(FuseError::StillOpen(_)) => {
+            tracing::warn!("files are still open there; their processes get errors from now on");
+            Ok(())
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Detaches what a killed process left at `dir`.

@@ -1,5 +1,6 @@
 //! `nokv-fs trial-store`: the trial S3 store as a process of its own.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -39,9 +40,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         access_key: read_small(&args.access_key_file)?.trim().to_owned(),
         secret_key: read_small(&args.secret_key_file)?.trim().to_owned(),
     };
-    let store = DevStore::open(options)?;
+    let store = tokio::task::spawn_blocking(|| DevStore::open(options)).await??;
     let listener = TcpListener::bind(&args.listen).await.with_context(|| format!("--listen {}", args.listen))?;
-    tracing::info!(address = %listener.local_addr()?, "the trial store serves");
+    let address = listener.local_addr()?;
+    println!("ready {address}");
+    std::io::stdout().flush()?;
+    tracing::info!(%address, "the trial store serves");
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn(store.serve(listener, shutdown.clone()));
     let signal = ends.wait().await;

@@ -1,0 +1,9 @@
+//! The real binary, real kernel mounts, processes that are killed and stopped. Needs root and `/dev/fuse`.
+
+mod dev;
+mod fixture;
+mod load;
+mod mounter;
+mod refusals;
+mod server;
+mod trouble;
