@@ -10,9 +10,7 @@ mod channel;
 mod connection;
 mod endpoint;
 mod fs;
-mod open_table;
 mod service;
-mod slots;
 mod tls;
 mod volumes;
 

@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext};
+use nokvfs_meta::{OpenTable, Slots};
 use nokvfs_protocol::{Answer, Call, SessionRef};
 use nokvfs_types::{
-    Applied, Attr, BodyView, DirPage, FsStat, Heartbeat, InodeId, MetaError, Mutation, Name, SessionGrant, SessionRequest,
-    VolumeInfo,
+    Applied, Attr, BodyView, DirPage, FsStat, Heartbeat, InodeId, MetaError, Mutation, Name, SessionGrant,
+    SessionRequest, VolumeInfo,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::channel::{Channel, Peer};
 use crate::connection::NoAnswer;
-use crate::open_table::OpenTable;
-use crate::slots::Slots;
 use crate::{Endpoint, TlsConfig, unexpected};
 
 /// Heartbeats come at least so often.
@@ -171,7 +170,14 @@ impl MetadataService for RemoteService {
         attr(self.call(ctx, Call::Getattr(self.session(), inode)).await?)
     }
 
-    async fn readdir(&self, ctx: &RequestContext, dir: InodeId, after: u64, limit: u32, attrs: bool) -> MetaResult<DirPage> {
+    async fn readdir(
+        &self,
+        ctx: &RequestContext,
+        dir: InodeId,
+        after: u64,
+        limit: u32,
+        attrs: bool,
+    ) -> MetaResult<DirPage> {
         let call = Call::Readdir { session: self.session(), inode: dir, after, limit, attrs };
         match self.call(ctx, call).await? {
             Answer::Page(page) => Ok(page),

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use nokvfs_meta::{OpenTable, Slots};
 use nokvfs_types::{HeartbeatReply, InodeId, MetaError, OpId, SessionId};
 
 use crate::Endpoint;
-use crate::open_table::OpenTable;
-use crate::slots::Slots;
 
 #[test]
 fn endpoints_are_read_and_written_alike() {
@@ -17,7 +16,19 @@ fn endpoints_are_read_and_written_alike() {
 
 #[test]
 fn what_is_no_endpoint_is_refused() {
-    for text in ["", "host", "host:", ":7440", "host:0", "host:70000", "unix:relative", "::1:7440", "a b:1", "http://h:1", "[x:1"] {
+    for text in [
+        "",
+        "host",
+        "host:",
+        ":7440",
+        "host:0",
+        "host:70000",
+        "unix:relative",
+        "::1:7440",
+        "a b:1",
+        "http://h:1",
+        "[x:1",
+    ] {
         assert!(text.parse::<Endpoint>().is_err(), "{text}");
     }
 }
