@@ -158,5 +158,5 @@ fn slot_key(stamp: &Stamp) -> Key {
 }
 
 fn row_of(generation: u32) -> u16 {
-    if generation % 2 == 0 { SLOTS } else { 0 }
+    if generation.is_multiple_of(2) { SLOTS } else { 0 }
 }
