@@ -92,7 +92,9 @@ impl Channel {
             let connection = self.connection(deadline, sent).await?;
             let trouble = match connection.request(call, deadline).await {
                 Ok(Err(error)) if error.is_retryable() => error,
-                Ok(Err(error @ (MetaError::SessionExpired(_) | MetaError::Superseded(_)))) if call.session().is_some() => {
+                Ok(Err(error @ (MetaError::SessionExpired(_) | MetaError::Superseded(_))))
+                    if call.session().is_some() =>
+                {
                     self.lose(&error);
                     return Err(error);
                 }

@@ -59,7 +59,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects and shakes hands.
-    pub(crate) async fn connect(endpoint: &Endpoint, tls: Option<&TlsConnector>, agent: &str) -> Result<Arc<Self>, MetaError> {
+    pub(crate) async fn connect(
+        endpoint: &Endpoint,
+        tls: Option<&TlsConnector>,
+        agent: &str,
+    ) -> Result<Arc<Self>, MetaError> {
         let stream = open_stream(endpoint).await?;
         let mut stream: BoxStream = match tls {
             None => stream,
@@ -240,9 +244,7 @@ async fn step<T>(what: &str, work: impl Future<Output = T>) -> Result<T, MetaErr
 async fn open_stream(endpoint: &Endpoint) -> Result<BoxStream, MetaError> {
     let refuse = |error: std::io::Error| MetaError::Unavailable(format!("connecting to {endpoint}: {error}"));
     match endpoint {
-        Endpoint::Unix(path) => {
-            Ok(Box::new(step("connecting", UnixStream::connect(path)).await?.map_err(refuse)?))
-        }
+        Endpoint::Unix(path) => Ok(Box::new(step("connecting", UnixStream::connect(path)).await?.map_err(refuse)?)),
         Endpoint::Tcp { host, port } => {
             let addresses = step("resolving the name", tokio::net::lookup_host((host.as_str(), *port))).await?;
             let mut last = MetaError::Unavailable(format!("{host} has no address"));

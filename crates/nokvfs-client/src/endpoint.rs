@@ -35,7 +35,8 @@ impl FromStr for Endpoint {
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(refuse)?;
         let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let host = bracketed.unwrap_or(host);
-        let plain = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]@".contains(c));
+        let plain =
+            !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]@".contains(c));
         if !plain || (bracketed.is_none() && host.contains(':')) {
             return Err(refuse());
         }

@@ -27,7 +27,8 @@ pub fn encode_request(out: &mut BytesMut, id: u64, timeout: Duration, call: &Cal
 /// What the request is to be answered with: [`MetaError::Invalid`], `NameTooLong` and the like.
 pub fn decode_request(message: Bytes) -> Result<Request, MetaError> {
     let request = wire::Request::decode(message).map_err(|error| MetaError::Invalid(format!("request: {error}")))?;
-    let call = request.call.ok_or_else(|| MetaError::Invalid("a request without a call that this server knows".into()))?;
+    let call =
+        request.call.ok_or_else(|| MetaError::Invalid("a request without a call that this server knows".into()))?;
     Ok(Request { timeout: Duration::from_millis(u64::from(request.timeout_ms)), call: call_from_wire(call)? })
 }
 
@@ -39,7 +40,8 @@ pub fn encode_reply(out: &mut BytesMut, id: u64, reply: &Result<Answer, MetaErro
     };
     let message = wire::Reply { answer: Some(answer) };
     if let Err(error) = put_frame(out, id, FrameKind::Reply, &message, MAX_FRAME) {
-        let error = error_to_wire(&MetaError::Internal(format!("the answer does not fit: {error}; ask for less at once")));
+        let error =
+            error_to_wire(&MetaError::Internal(format!("the answer does not fit: {error}; ask for less at once")));
         let message = wire::Reply { answer: Some(wire::reply::Answer::Error(error)) };
         put_frame(out, id, FrameKind::Reply, &message, MAX_FRAME).expect("a short error fits a frame");
     }

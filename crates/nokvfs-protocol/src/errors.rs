@@ -18,7 +18,9 @@ pub enum ProtocolError {
     #[error("bad message: {0}")]
     Malformed(String),
     /// No version that both speak.
-    #[error("the peer speaks versions {theirs_min} to {theirs_max}, this side {ours_min} to {ours_max}; upgrade the older one")]
+    #[error(
+        "the peer speaks versions {theirs_min} to {theirs_max}, this side {ours_min} to {ours_max}; upgrade the older one"
+    )]
     Version {
         /// Oldest of the peer.
         theirs_min: u32,

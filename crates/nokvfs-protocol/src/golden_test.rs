@@ -24,7 +24,14 @@ fn name(text: &str) -> Name {
 }
 
 fn spec() -> VolumeSpec {
-    VolumeSpec { name: "data.set-1".into(), quota_bytes: 1 << 40, quota_inodes: 1_000_000, root_mode: 0o1777, root_uid: 1000, root_gid: 100 }
+    VolumeSpec {
+        name: "data.set-1".into(),
+        quota_bytes: 1 << 40,
+        quota_inodes: 1_000_000,
+        root_mode: 0o1777,
+        root_uid: 1000,
+        root_gid: 100,
+    }
 }
 
 fn info() -> VolumeInfo {
@@ -69,7 +76,8 @@ fn stamp() -> Stamp {
 
 fn mutations() -> Vec<(&'static str, Mutation)> {
     let parent = InodeId::ROOT;
-    let create = |node, open_existing| Mutation::Create { parent, name: name("entry"), node, mode: 0o644, open_existing };
+    let create =
+        |node, open_existing| Mutation::Create { parent, name: name("entry"), node, mode: 0o644, open_existing };
     let rename = |mode| Mutation::Rename { parent, name: name("a"), new_parent: InodeId(8), new_name: name("b"), mode };
     let xattr = |mode| Mutation::SetXattr {
         inode: InodeId(9),
@@ -87,7 +95,8 @@ fn mutations() -> Vec<(&'static str, Mutation)> {
         ctime: Some(Timestamp(6)),
     };
     let special = |kind, rdev| create(NewNode::Special { kind, rdev }, false);
-    let publish = Publish { inode: InodeId(99), truncate: Some(0), size: 70 << 20, written: Timestamp(8), extents: extents() };
+    let publish =
+        Publish { inode: InodeId(99), truncate: Some(0), size: 70 << 20, written: Timestamp(8), extents: extents() };
     vec![
         ("create_file", create(NewNode::File, true)),
         ("create_directory", create(NewNode::Directory, false)),
@@ -140,13 +149,16 @@ pub(crate) fn calls() -> Vec<(&'static str, Call)> {
         ("delete_volume", Call::DeleteVolume(volume())),
     ];
     let caller = Caller { uid: 1000, gid: 100, groups: [4, 5].into() };
-    calls.extend(mutations().into_iter().map(|(name, mutation)| (name, Call::Mutate(stamp(), caller.clone(), mutation))));
+    calls.extend(
+        mutations().into_iter().map(|(name, mutation)| (name, Call::Mutate(stamp(), caller.clone(), mutation))),
+    );
     calls
 }
 
 /// One answer of every kind.
 pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
-    let grant = SessionGrant { session: SessionId(0x1234), generation: 2, volume: info(), expires_ms: 60_000, slots: 256 };
+    let grant =
+        SessionGrant { session: SessionId(0x1234), generation: 2, volume: info(), expires_ms: 60_000, slots: 256 };
     let entry = |text, kind, attr| DirEntry { name: name(text), inode: InodeId(99), kind, cookie: 1 << 62, attr };
     let entries = vec![entry("f", FileKind::File, Some(attr())), entry("d", FileKind::Directory, None)];
     let deleting = VolumeInfo { state: VolumeState::Deleting, ..info() };
@@ -199,6 +211,7 @@ pub(crate) fn errors() -> Vec<MetaError> {
         MetaError::Deadline(text()),
         MetaError::Corrupt(text()),
         MetaError::Internal(text()),
+        MetaError::NotSupported(text()),
     ]
 }
 
@@ -211,8 +224,14 @@ fn frames() -> Vec<(String, BytesMut)> {
     };
     let hello = Hello { version_min: 1, version_max: 1, features: 0, agent: "nokv-mount/0.1.0".into() };
     add("hello".into(), &|out| hello.encode(out).expect("hello"));
-    let accepted =
-        HelloReply { version: 1, features: 0, in_flight: 256, request_max: 1 << 20, agent: "nokv-server/0.1.0".into(), refused: None };
+    let accepted = HelloReply {
+        version: 1,
+        features: 0,
+        in_flight: 256,
+        request_max: 1 << 20,
+        agent: "nokv-server/0.1.0".into(),
+        refused: None,
+    };
     add("hello_reply".into(), &|out| accepted.encode(out).expect("hello"));
     let refused = HelloReply { refused: Some(MetaError::Unavailable("full".into())), ..accepted.clone() };
     add("hello_refused".into(), &|out| refused.encode(out).expect("hello"));

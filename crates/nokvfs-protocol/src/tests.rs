@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use crate::call::{Answer, Call, SessionRef};
 use crate::golden_test::{answers, calls, errors};
 use crate::{
-    FrameKind, Hello, HelloReply, MAX_FRAME, MAX_HELLO, MAX_REQUEST, ProtocolError, decode_reply, decode_request, encode_reply,
-    encode_request, take_frame, wire,
+    FrameKind, Hello, HelloReply, MAX_FRAME, MAX_HELLO, MAX_REQUEST, ProtocolError, decode_reply, decode_request,
+    encode_reply, encode_request, take_frame, wire,
 };
 
 fn request_bytes(call: &Call) -> BytesMut {
@@ -131,8 +131,10 @@ fn mutate(mutation: wire::mutate_call::Mutation) -> wire::MutateCall {
     wire::MutateCall { session: session_message(), slot: 0, sequence: 1, op, caller, mutation: Some(mutation) }
 }
 
-/// What breaks a rule, and the error that it gets.
-fn refused() -> Vec<(&'static str, wire::request::Call, fn(&MetaError) -> bool)> {
+/// What is broken, how, and the error that it gets.
+type Refusal = (&'static str, wire::request::Call, fn(&MetaError) -> bool);
+
+fn refused() -> Vec<Refusal> {
     use wire::mutate_call::Mutation as M;
     use wire::request::Call as C;
     let invalid: fn(&MetaError) -> bool = |error| matches!(error, MetaError::Invalid(_));

@@ -14,8 +14,12 @@ pub struct Figures {
     pub batches: u64,
     /// Commands in them.
     pub commands: u64,
+    /// Commands that wait for the committer.
+    pub queued: u64,
     /// Records of objects that wait for deletion.
     pub garbage: u64,
+    /// Unlinked inodes that are not removed yet.
+    pub orphans: u64,
 }
 
 /// Metadata of all volumes, by session. Cheap reads answer without waiting.
@@ -28,7 +32,14 @@ pub trait Backend: SessionService + VolumeService {
     async fn getattr(&self, session: SessionRef, inode: InodeId) -> MetaResult<Attr>;
 
     /// A part of a directory.
-    async fn readdir(&self, session: SessionRef, dir: InodeId, after: u64, limit: u32, attrs: bool) -> MetaResult<DirPage>;
+    async fn readdir(
+        &self,
+        session: SessionRef,
+        dir: InodeId,
+        after: u64,
+        limit: u32,
+        attrs: bool,
+    ) -> MetaResult<DirPage>;
 
     /// A link's target.
     async fn readlink(&self, session: SessionRef, inode: InodeId) -> MetaResult<Bytes>;

@@ -8,8 +8,8 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use nokvfs_protocol::{
-    Answer, FEATURES, Frame, FrameKind, Hello, HelloReply, MAX_HELLO, MAX_REQUEST, ProtocolError, VERSION_MAX, decode_request,
-    encode_reply, take_frame,
+    Answer, FEATURES, Frame, FrameKind, Hello, HelloReply, MAX_HELLO, MAX_REQUEST, ProtocolError, VERSION_MAX,
+    decode_request, encode_reply, take_frame,
 };
 use nokvfs_types::MetaError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf};
@@ -45,7 +45,11 @@ pub(crate) struct Shared {
 }
 
 /// Greets a peer; `Err` in `refused` or a failed greeting end the connection.
-pub(crate) async fn greet(stream: &mut BoxStream, limits: &Limits, refused: Option<MetaError>) -> Result<BytesMut, MetaError> {
+pub(crate) async fn greet(
+    stream: &mut BoxStream,
+    limits: &Limits,
+    refused: Option<MetaError>,
+) -> Result<BytesMut, MetaError> {
     let mut buffer = BytesMut::with_capacity(READ_CHUNK);
     let hello = read_hello(stream, &mut buffer).await;
     let refused = refused.or_else(|| match &hello {
@@ -147,7 +151,12 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: BoxStream, role: Role, bu
 }
 
 impl Connection {
-    async fn run(&mut self, mut reader: ReadHalf<BoxStream>, mut buffer: BytesMut, end: &CancellationToken) -> Result<(), String> {
+    async fn run(
+        &mut self,
+        mut reader: ReadHalf<BoxStream>,
+        mut buffer: BytesMut,
+        end: &CancellationToken,
+    ) -> Result<(), String> {
         let draining = self.shared.draining.clone();
         let mut reading = true;
         loop {

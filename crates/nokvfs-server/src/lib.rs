@@ -8,6 +8,7 @@
 mod backend;
 mod connection;
 mod dispatch;
+mod engine;
 mod http;
 mod listener;
 mod metrics;

@@ -135,7 +135,11 @@ async fn welcome(shared: Arc<Shared>, gate: Arc<Gate>, raw: Raw, peer: String) {
 }
 
 /// TLS, role and greeting.
-async fn enter(shared: &Shared, raw: Raw, refused: Option<MetaError>) -> Result<(BoxStream, Role, bytes::BytesMut), MetaError> {
+async fn enter(
+    shared: &Shared,
+    raw: Raw,
+    refused: Option<MetaError>,
+) -> Result<(BoxStream, Role, bytes::BytesMut), MetaError> {
     let mut stream = raw.stream;
     let mut role = Ok(Role::Control);
     if let Some(tls) = raw.tls {
@@ -163,7 +167,9 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
         Ok(_) => match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
             Err(error) => Err(error),
-            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, format!("another process listens on {}", path.display()))),
+            Ok(_) => {
+                Err(io::Error::new(io::ErrorKind::AddrInUse, format!("another process listens on {}", path.display())))
+            }
         },
     }
 }

@@ -44,7 +44,9 @@ pub(crate) struct Metrics {
     sessions: Gauge,
     batches: Gauge,
     commands: Gauge,
+    queued: Gauge,
     garbage: Gauge,
+    orphans: Gauge,
     ready: Gauge,
     volume_bytes: Family<Volume, Gauge>,
     volume_inodes: Family<Volume, Gauge>,
@@ -62,7 +64,9 @@ impl Metrics {
             sessions: Gauge::default(),
             batches: Gauge::default(),
             commands: Gauge::default(),
+            queued: Gauge::default(),
             garbage: Gauge::default(),
+            orphans: Gauge::default(),
             ready: Gauge::default(),
             volume_bytes: Family::default(),
             volume_inodes: Family::default(),
@@ -76,6 +80,8 @@ impl Metrics {
         registry.register("sessions", "Live sessions", metrics.sessions.clone());
         registry.register("commit_batches", "Batches that were made durable since the start", metrics.batches.clone());
         registry.register("commit_commands", "Commands in those batches", metrics.commands.clone());
+        registry.register("commit_queue", "Commands that wait for the committer", metrics.queued.clone());
+        registry.register("orphans", "Unlinked inodes that are not removed yet", metrics.orphans.clone());
         registry.register("garbage_records", "Records of objects that wait for deletion", metrics.garbage.clone());
         registry.register("ready", "1 if the server is ready", metrics.ready.clone());
         registry.register("volume_used_bytes", "Mapped bytes of a volume", metrics.volume_bytes.clone());
@@ -91,11 +97,18 @@ impl Metrics {
     }
 
     /// The text, with the figures of now.
-    pub(crate) fn render(&self, figures: Figures, ready: bool, volumes: &[VolumeInfo]) -> Result<String, std::fmt::Error> {
+    pub(crate) fn render(
+        &self,
+        figures: Figures,
+        ready: bool,
+        volumes: &[VolumeInfo],
+    ) -> Result<String, std::fmt::Error> {
         self.sessions.set(clip(figures.sessions));
         self.batches.set(clip(figures.batches));
         self.commands.set(clip(figures.commands));
+        self.queued.set(clip(figures.queued));
         self.garbage.set(clip(figures.garbage));
+        self.orphans.set(clip(figures.orphans));
         self.ready.set(i64::from(ready));
         // Volumes that are gone must not stay.
         self.volume_bytes.clear();

@@ -34,7 +34,10 @@ impl FromStr for Listen {
         let addresses = text.to_socket_addrs();
         let address = addresses.ok().and_then(|mut addresses| addresses.next());
         address.map(Listen::Tcp).ok_or_else(|| {
-            OptionsError::new("listen", format!("{text:?} is no address of this machine; write address:port or unix:/path"))
+            OptionsError::new(
+                "listen",
+                format!("{text:?} is no address of this machine; write address:port or unix:/path"),
+            )
         })
     }
 }
@@ -158,7 +161,9 @@ pub(crate) fn check_listen(listen: &[Listen], tls: bool) -> Result<(), OptionsEr
             && !address.ip().is_loopback()
             && !tls
         {
-            let reason = format!("{address} can be reached from other machines: set tls-cert, tls-key and tls-client-ca, or listen on 127.0.0.1");
+            let reason = format!(
+                "{address} can be reached from other machines: set tls-cert, tls-key and tls-client-ca, or listen on 127.0.0.1"
+            );
             return Err(OptionsError::new("listen", reason));
         }
     }

@@ -54,7 +54,12 @@ impl Outbound {
     }
 
     /// Writes until finished. A peer that takes nothing for `patience` ends the connection.
-    pub(crate) async fn write_to(&self, writer: &mut (impl AsyncWrite + Unpin), patience: Duration, end: &CancellationToken) {
+    pub(crate) async fn write_to(
+        &self,
+        writer: &mut (impl AsyncWrite + Unpin),
+        patience: Duration,
+        end: &CancellationToken,
+    ) {
         let mut batch = BytesMut::new();
         loop {
             let finished = {
@@ -88,7 +93,11 @@ impl Outbound {
 }
 
 /// Each step forward must come within `patience`; the whole may take longer.
-async fn write_all(writer: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8], patience: Duration) -> std::io::Result<()> {
+async fn write_all(
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut bytes: &[u8],
+    patience: Duration,
+) -> std::io::Result<()> {
     let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
     while !bytes.is_empty() {
         match tokio::time::timeout(patience, writer.write(bytes)).await.map_err(late)?? {

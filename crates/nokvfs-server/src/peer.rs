@@ -19,7 +19,8 @@ impl Role {
             Some(b"nokv-mount") => Ok(Role::Mount),
             name => {
                 let name = String::from_utf8_lossy(name.unwrap_or_default()).chars().take(64).collect::<String>();
-                let text = format!("the certificate's common name {name:?} is no role; it must be nokv-control or nokv-mount");
+                let text =
+                    format!("the certificate's common name {name:?} is no role; it must be nokv-control or nokv-mount");
                 Err(MetaError::Unauthorized(text))
             }
         }

@@ -89,7 +89,13 @@ impl Server {
         Ok(server)
     }
 
-    fn run(&self, listeners: Vec<Listener>, http: Option<TcpListener>, tls: Option<Arc<ReloadingTls>>, store: Arc<dyn ObjectStore>) {
+    fn run(
+        &self,
+        listeners: Vec<Listener>,
+        http: Option<TcpListener>,
+        tls: Option<Arc<ReloadingTls>>,
+        store: Arc<dyn ObjectStore>,
+    ) {
         let limits = &self.shared.limits;
         let gate = Arc::new(Gate::new(limits.connections));
         for listener in listeners {
@@ -143,7 +149,8 @@ impl Server {
         self.shared.draining.cancel();
         self.connections.close();
         let drained = tokio::time::timeout_at(end, self.connections.wait()).await.is_ok();
-        let synced = tokio::time::timeout_at(end.max(Instant::now() + SYNC_LEAST), self.shared.backend.shutdown()).await;
+        let synced =
+            tokio::time::timeout_at(end.max(Instant::now() + SYNC_LEAST), self.shared.backend.shutdown()).await;
         self.stop.cancel();
         self.companions.close();
         let stopped = tokio::time::timeout(SYNC_LEAST, self.companions.wait()).await.is_ok();

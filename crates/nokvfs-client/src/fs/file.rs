@@ -82,7 +82,8 @@ impl Fs {
         let (parent, name) = self.resolve_parent(path).await?;
         // Random, so that it meets no other writer's; also in the same directory, so that the rename stays inside it.
         let temporary = Name::new(format!(".nokv-{}", uuid::Uuid::new_v4().simple()))?;
-        let create = Mutation::Create { parent, name: temporary.clone(), node: NewNode::File, mode, open_existing: false };
+        let create =
+            Mutation::Create { parent, name: temporary.clone(), node: NewNode::File, mode, open_existing: false };
         let attr = match self.mutate(create).await? {
             Applied::Entry { attr, .. } => attr,
             other => return Err(MetaError::Internal(format!("the server answered {other:?} to a create")).into()),
@@ -178,7 +179,9 @@ impl Drop for FileWriter {
         };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(remove)),
-            Err(_) => tracing::warn!(path = %self.path.display(), name = %self.temporary, "a temporary file stays; remove it"),
+            Err(_) => {
+                tracing::warn!(path = %self.path.display(), name = %self.temporary, "a temporary file stays; remove it")
+            }
         }
     }
 }

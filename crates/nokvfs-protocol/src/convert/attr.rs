@@ -1,7 +1,8 @@
 //! Attributes, extents and directory pages.
 
 use nokvfs_types::{
-    Attr, BodyView, CHUNK_SIZE, DirEntry, DirPage, Extent, FileKind, InodeId, Name, SliceId, Timestamp, UploadId, Version,
+    Attr, BodyView, CHUNK_SIZE, DirEntry, DirPage, Extent, FileKind, InodeId, Name, SliceId, Timestamp, UploadId,
+    Version,
 };
 
 use super::{Checked, inode, invalid, mode, required};

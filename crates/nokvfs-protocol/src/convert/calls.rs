@@ -87,7 +87,13 @@ pub(crate) fn call_from_wire(call: WireCall) -> Checked<Call> {
                 return invalid("a listing of at most 0 entries");
             }
             let session = session_from_wire(call.session)?;
-            Call::Readdir { session, inode: inode(call.inode)?, after: call.after, limit: call.limit, attrs: call.attrs }
+            Call::Readdir {
+                session,
+                inode: inode(call.inode)?,
+                after: call.after,
+                limit: call.limit,
+                attrs: call.attrs,
+            }
         }
         WireCall::Readlink(call) => Call::Readlink(session_from_wire(call.session)?, inode(call.inode)?),
         WireCall::Getxattr(call) => {
@@ -108,7 +114,9 @@ pub(crate) fn call_from_wire(call: WireCall) -> Checked<Call> {
             }
             Call::ListVolumes { after: call.after, limit: call.limit }
         }
-        WireCall::SetQuota(call) => Call::SetQuota { id: id_from_wire(&call.id)?, bytes: call.bytes, inodes: call.inodes },
+        WireCall::SetQuota(call) => {
+            Call::SetQuota { id: id_from_wire(&call.id)?, bytes: call.bytes, inodes: call.inodes }
+        }
         WireCall::DeleteVolume(call) => Call::DeleteVolume(id_from_wire(&call.id)?),
     })
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Caller, FileKind, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_VALUE, MetaError, Mutation, Name, NewNode, OpId, Publish,
-    RenameMode, SetAttr, SetTime, Stamp, Timestamp, UploadId, XattrMode,
+    Applied, Caller, FileKind, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_VALUE, MetaError, Mutation, Name, NewNode, OpId,
+    Publish, RenameMode, SetAttr, SetTime, Stamp, Timestamp, UploadId, XattrMode,
 };
 
 use super::attr::{attr_from_wire, attr_to_wire, extents_from_wire, extents_to_wire, kind_from_wire, kind_to_wire};
@@ -72,8 +72,12 @@ fn mutation_to_wire(mutation: &Mutation) -> WireMutation {
         Mutation::Link { inode, parent, name } => {
             WireMutation::Link(wire::Link { inode: inode.0, parent: parent.0, name: name.to_bytes() })
         }
-        Mutation::Unlink { parent, name } => WireMutation::Unlink(wire::Remove { parent: parent.0, name: name.to_bytes() }),
-        Mutation::Rmdir { parent, name } => WireMutation::Rmdir(wire::Remove { parent: parent.0, name: name.to_bytes() }),
+        Mutation::Unlink { parent, name } => {
+            WireMutation::Unlink(wire::Remove { parent: parent.0, name: name.to_bytes() })
+        }
+        Mutation::Rmdir { parent, name } => {
+            WireMutation::Rmdir(wire::Remove { parent: parent.0, name: name.to_bytes() })
+        }
         Mutation::Rename { parent, name, new_parent, new_name, mode } => WireMutation::Rename(wire::Rename {
             parent: parent.0,
             name: name.to_bytes(),
@@ -110,7 +114,9 @@ fn mutation_from_wire(mutation: WireMutation) -> Checked<Mutation> {
         WireMutation::Link(link) => {
             Mutation::Link { inode: inode(link.inode)?, parent: inode(link.parent)?, name: Name::new(link.name)? }
         }
-        WireMutation::Unlink(remove) => Mutation::Unlink { parent: inode(remove.parent)?, name: Name::new(remove.name)? },
+        WireMutation::Unlink(remove) => {
+            Mutation::Unlink { parent: inode(remove.parent)?, name: Name::new(remove.name)? }
+        }
         WireMutation::Rmdir(remove) => Mutation::Rmdir { parent: inode(remove.parent)?, name: Name::new(remove.name)? },
         WireMutation::Rename(rename) => Mutation::Rename {
             parent: inode(rename.parent)?,
@@ -253,7 +259,9 @@ pub(super) fn applied_to_wire(applied: &Applied) -> wire::Applied {
     use wire::applied::Result as Wire;
     let result = match applied {
         Applied::Unit => Wire::Unit(wire::Unit {}),
-        Applied::Entry { attr, created } => Wire::Entry(wire::Entry { attr: Some(attr_to_wire(attr)), created: *created }),
+        Applied::Entry { attr, created } => {
+            Wire::Entry(wire::Entry { attr: Some(attr_to_wire(attr)), created: *created })
+        }
         Applied::Removed { inode, nlink } => Wire::Removed(wire::Removed { inode: inode.0, nlink: *nlink }),
         Applied::Uploads { first, count } => Wire::Uploads(wire::Uploads { first: first.0, count: *count }),
     };
@@ -264,9 +272,10 @@ pub(super) fn applied_from_wire(applied: wire::Applied) -> Checked<Applied> {
     use wire::applied::Result as Wire;
     Ok(match required(applied.result, "a mutation's result")? {
         Wire::Unit(_) => Applied::Unit,
-        Wire::Entry(entry) => {
-            Applied::Entry { attr: attr_from_wire(required(entry.attr, "the entry's attributes")?)?, created: entry.created }
-        }
+        Wire::Entry(entry) => Applied::Entry {
+            attr: attr_from_wire(required(entry.attr, "the entry's attributes")?)?,
+            created: entry.created,
+        },
         Wire::Removed(removed) => Applied::Removed { inode: inode(removed.inode)?, nlink: removed.nlink },
         Wire::Uploads(uploads) => {
             if uploads.first.checked_add(u64::from(uploads.count)).is_none() {

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Heartbeat, HeartbeatReply, InodeId, MetaError, MountId, SessionGrant, SessionId, SessionRequest, Token, VolumeId, VolumeInfo,
-    VolumeSpec, VolumeState, VolumeUsage,
+    Heartbeat, HeartbeatReply, InodeId, MetaError, MountId, SessionGrant, SessionId, SessionRequest, Token, VolumeId,
+    VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
 };
 
 use super::{Checked, inode, invalid, mode, required};
@@ -133,7 +133,9 @@ fn check_name(name: &str) -> Checked<()> {
     if edges && inside && bytes.len() <= MAX_VOLUME_NAME {
         return Ok(());
     }
-    invalid("a volume's name has 1 to 253 characters of a-z, 0-9, '.' and '-', the first and the last a letter or digit")
+    invalid(
+        "a volume's name has 1 to 253 characters of a-z, 0-9, '.' and '-', the first and the last a letter or digit",
+    )
 }
 
 pub(super) fn spec_to_wire(spec: &VolumeSpec) -> wire::VolumeSpec {

@@ -7,7 +7,10 @@ use nokvfs_client::{Endpoint, RemoteOptions, RemoteService, RemoteVolumes, TlsCo
 use nokvfs_meta::service::{MetadataService, VolumeService};
 use nokvfs_protocol::{Answer, Call, SessionRef};
 use nokvfs_server::{Limits, ServeOptions, Server};
-use nokvfs_types::{Caller, Heartbeat, InodeId, MetaError, Mutation, Name, NewNode, OpId, SessionId, SessionRequest, Stamp, Token, VolumeId};
+use nokvfs_types::{
+    Caller, Heartbeat, InodeId, MetaError, Mutation, Name, NewNode, OpId, SessionId, SessionRequest, Stamp, Token,
+    VolumeId,
+};
 
 use tokio::io::AsyncReadExt;
 
@@ -39,7 +42,7 @@ async fn a_certificates_role_decides() {
     let endpoint = endpoint(&server);
 
     let control = connect(&endpoint, authority.client("nokv-control")).await.expect("control");
-    assert_eq!(control.list_volumes(None, 10).await.expect("list"), [volume.0.clone()]);
+    assert_eq!(control.list_volumes(None, 10).await.expect("list"), std::slice::from_ref(&volume.0));
 
     let mount = connect(&endpoint, authority.client("nokv-mount")).await.expect("mount may connect");
     assert!(matches!(mount.list_volumes(None, 10).await, Err(MetaError::Unauthorized(_))));
@@ -48,7 +51,8 @@ async fn a_certificates_role_decides() {
     assert!(matches!(mount.set_quota(volume.0.id, 1, 1).await, Err(MetaError::Unauthorized(_))));
     assert!(matches!(mount.delete_volume(volume.0.id).await, Err(MetaError::Unauthorized(_))));
     let options = RemoteOptions::default();
-    let service = RemoteService::open(endpoint.clone(), Some(authority.client("nokv-mount")), request(&volume), options).await;
+    let service =
+        RemoteService::open(endpoint.clone(), Some(authority.client("nokv-mount")), request(&volume), options).await;
     service.expect("a session").getattr(&ctx(1, Duration::from_secs(5)), InodeId::ROOT).await.expect("getattr");
 
     for name in ["nokv-server", "nokv-controller", "Nokv-control", ""] {
@@ -127,14 +131,21 @@ async fn a_session_of_another_connection_is_refused_in_every_call() {
     let volume = backend.add_volume("v");
     let server = start(&backend, options()).await;
     let mut owner = Raw::greeted(server.addr().expect("address")).await;
-    let Ok(Answer::Session(grant)) = owner.call(&Call::OpenSession(request(&volume))).await else { panic!("a session") };
+    let Ok(Answer::Session(grant)) = owner.call(&Call::OpenSession(request(&volume))).await else {
+        panic!("a session")
+    };
     let mut thief = Raw::greeted(server.addr().expect("address")).await;
     let inode = InodeId::ROOT;
     let name = || Name::try_from("stolen").expect("name");
-    for session in [SessionRef { session: grant.session, generation: grant.generation }, SessionRef { session: SessionId(999), generation: 1 }] {
-        let stamp = Stamp { session: session.session, generation: session.generation, slot: 0, sequence: 1, op: OpId(1) };
+    for session in [
+        SessionRef { session: grant.session, generation: grant.generation },
+        SessionRef { session: SessionId(999), generation: 1 },
+    ] {
+        let stamp =
+            Stamp { session: session.session, generation: session.generation, slot: 0, sequence: 1, op: OpId(1) };
         let caller = Caller { uid: 0, gid: 0, groups: [].into() };
-        let create = Mutation::Create { parent: inode, name: name(), node: NewNode::File, mode: 0, open_existing: false };
+        let create =
+            Mutation::Create { parent: inode, name: name(), node: NewNode::File, mode: 0, open_existing: false };
         let calls = [
             Call::Heartbeat(session, Heartbeat::default()),
             Call::CloseSession(session),

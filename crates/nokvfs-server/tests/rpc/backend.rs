@@ -39,7 +39,22 @@ pub fn attr(inode: InodeId) -> Attr {
     let time = Timestamp(0);
     let (uid, gid, nlink, size, mapped, rdev) = (0, 0, 1, 0, 0, 0);
     let version = Version(1);
-    Attr { inode, kind, mode: 0o644, uid, gid, nlink, size, mapped, rdev, atime: time, mtime: time, ctime: time, btime: time, version }
+    Attr {
+        inode,
+        kind,
+        mode: 0o644,
+        uid,
+        gid,
+        nlink,
+        size,
+        mapped,
+        rdev,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
+        version,
+    }
 }
 
 impl TestBackend {
@@ -52,7 +67,14 @@ impl TestBackend {
     }
 
     pub fn add_volume(&self, name: &str) -> (VolumeInfo, Token) {
-        let spec = VolumeSpec { name: name.into(), quota_bytes: 0, quota_inodes: 0, root_mode: 0o755, root_uid: 0, root_gid: 0 };
+        let spec = VolumeSpec {
+            name: name.into(),
+            quota_bytes: 0,
+            quota_inodes: 0,
+            root_mode: 0o755,
+            root_uid: 0,
+            root_gid: 0,
+        };
         let usage = VolumeUsage { bytes: 5, inodes: 1 };
         let mount = MountId(self.number());
         let info = VolumeInfo { id: VolumeId::random(), mount, spec, state: VolumeState::Active, usage, sessions: 0 };
@@ -87,7 +109,9 @@ impl TestBackend {
     fn volume_of(&self, request: &SessionRequest) -> MetaResult<VolumeInfo> {
         let state = self.state.lock();
         let found = state.volumes.iter().find(|(info, token)| info.id == request.volume && *token == request.token);
-        found.map(|(info, _)| info.clone()).ok_or_else(|| MetaError::Unauthorized("no such volume, or not its token".into()))
+        found
+            .map(|(info, _)| info.clone())
+            .ok_or_else(|| MetaError::Unauthorized("no such volume, or not its token".into()))
     }
 
     fn grant(session: SessionId, generation: u32, volume: VolumeInfo) -> SessionGrant {
@@ -100,7 +124,9 @@ impl TestBackend {
         let mut state = self.state.lock();
         match state.slots.get(&(stamp.session, stamp.slot)) {
             Some((sequence, reply)) if *sequence == stamp.sequence => return reply.clone(),
-            Some((sequence, _)) if *sequence > stamp.sequence => return Err(MetaError::Invalid("an old sequence".into())),
+            Some((sequence, _)) if *sequence > stamp.sequence => {
+                return Err(MetaError::Invalid("an old sequence".into()));
+            }
             _ => {}
         }
         let Mutation::Create { name, .. } = mutation else { return Err(MetaError::NotPermitted) };
@@ -189,7 +215,14 @@ impl Backend for TestBackend {
     }
 
     /// Always as many entries as asked for, with long names.
-    async fn readdir(&self, session: SessionRef, _dir: InodeId, after: u64, limit: u32, attrs: bool) -> MetaResult<DirPage> {
+    async fn readdir(
+        &self,
+        session: SessionRef,
+        _dir: InodeId,
+        after: u64,
+        limit: u32,
+        attrs: bool,
+    ) -> MetaResult<DirPage> {
         self.check(session.session, session.generation)?;
         let entry = |cookie: u64| {
             let inode = InodeId(cookie);
@@ -235,7 +268,13 @@ impl Backend for TestBackend {
     }
 
     fn figures(&self) -> Figures {
-        Figures { sessions: self.state.lock().sessions.len() as u64, batches: 3, commands: 12, garbage: 4 }
+        Figures {
+            sessions: self.state.lock().sessions.len() as u64,
+            batches: 3,
+            commands: 12,
+            garbage: 4,
+            ..Figures::default()
+        }
     }
 
     async fn shutdown(&self) -> MetaResult<()> {

@@ -166,15 +166,20 @@ async fn peers_that_send_garbage_are_hung_up_on_and_others_go_on() {
     let server = start(&backend, options()).await;
     let address = server.addr().expect("address");
     let service = open(endpoint(&server), &volume).await;
-    let garbage: [&[u8]; 5] =
-        [b"GET / HTTP/1.1\r\n\r\n", &[0xff; 64], &[0; 64], &[0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 3], &[0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 1, 1, 7, 7, 7]];
+    let garbage: [&[u8]; 5] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0xff; 64],
+        &[0; 64],
+        &[0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 3],
+        &[0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 1, 1, 7, 7, 7],
+    ];
     for bytes in garbage {
         // Instead of a greeting: a refusal, then the end.
         let mut raw = Raw::connect(address).await;
         raw.stream.write_all(bytes).await.expect("write");
         while raw.frame().await.is_some() {}
     }
-    for bytes in [&garbage[1][..], &garbage[2], &[0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 9], &[0x00, 0x20, 0, 0]] {
+    for bytes in [garbage[1], garbage[2], &[0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 9], &[0x00, 0x20, 0, 0]] {
         let mut raw = Raw::greeted(address).await;
         raw.stream.write_all(bytes).await.expect("write");
         assert!(raw.frame().await.is_none(), "{bytes:?}");

@@ -4,6 +4,7 @@ mod auth;
 mod backend;
 mod certs;
 mod faults;
+mod load;
 mod proxy;
 mod raw;
 mod status;
@@ -20,7 +21,12 @@ use nokvfs_types::{Applied, Caller, InodeId, Mutation, Name, NewNode, OpId, Sess
 use backend::TestBackend;
 
 fn options() -> ServeOptions {
-    ServeOptions { listen: vec!["127.0.0.1:0".parse().expect("address")], http: None, tls: None, limits: Limits::default() }
+    ServeOptions {
+        listen: vec!["127.0.0.1:0".parse().expect("address")],
+        http: None,
+        tls: None,
+        limits: Limits::default(),
+    }
 }
 
 async fn start(backend: &Arc<TestBackend>, options: ServeOptions) -> Server {
@@ -48,7 +54,8 @@ fn ctx(op: u64, timeout: Duration) -> RequestContext {
 
 async fn create(service: &RemoteService, name: &str, op: u64, timeout: Duration) -> MetaResult<Applied> {
     let name = Name::try_from(name).expect("name");
-    let mutation = Mutation::Create { parent: InodeId::ROOT, name, node: NewNode::File, mode: 0o644, open_existing: false };
+    let mutation =
+        Mutation::Create { parent: InodeId::ROOT, name, node: NewNode::File, mode: 0o644, open_existing: false };
     service.mutate(&ctx(op, timeout), mutation).await
 }
 
@@ -63,7 +70,11 @@ async fn a_unix_socket_serves_alike_and_a_stale_one_is_replaced() {
     let server = start(&backend, ServeOptions { listen: listen.clone(), ..options() }).await;
     let service = open(format!("unix:{}", path.display()).parse().expect("endpoint"), &volume).await;
     create(&service, "a", 1, Duration::from_secs(5)).await.expect("create");
-    let second = Server::start_with(Arc::clone(&backend) as _, Arc::new(MemoryStore::new()), ServeOptions { listen, ..options() });
+    let second = Server::start_with(
+        Arc::clone(&backend) as _,
+        Arc::new(MemoryStore::new()),
+        ServeOptions { listen, ..options() },
+    );
     assert!(second.await.is_err(), "a socket that is in use is not taken");
     service.close().await.expect("close");
     server.shutdown(Duration::from_secs(5)).await.expect("shutdown");

@@ -46,7 +46,8 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, left: &AtomicU64)
     let mut buffer = [0; 512];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
-        let allowed = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(read as u64)));
+        let allowed =
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(read as u64)));
         let pass = allowed.expect("always some").min(read as u64) as usize;
         if to.write_all(&buffer[..pass]).await.is_err() || pass < read {
             return;
