@@ -8,6 +8,7 @@ mod load;
 mod proxy;
 mod raw;
 mod status;
+mod whole;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
