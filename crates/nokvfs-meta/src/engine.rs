@@ -1,6 +1,7 @@
 //! The engine: everything that a metadata server holds, behind the service traits.
 
 mod options;
+mod store;
 mod volumes;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -18,13 +19,14 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub use options::EngineOptions;
+use store::EngineStore;
 
 use crate::commit::{Committer, Health, StoreState, Txn};
 use crate::layout::{Key, KeyPrefix, ServerRecord, SessionRecord, VolumeRecord};
 use crate::plan::Allocators;
 use crate::service::MetaResult;
 use crate::session::{ENDED, Live, Orphans, Sessions, WINDOW};
-use crate::store::{MetaStore, ReadRecords};
+use crate::store::ReadRecords;
 
 /// Volumes, sessions and records of one metadata server.
 ///
@@ -62,7 +64,7 @@ pub(crate) struct Wake {
 /// What engine and workers share.
 #[derive(Debug)]
 pub(crate) struct Core {
-    pub store: Arc<dyn MetaStore>,
+    pub store: EngineStore,
     pub committer: Committer,
     pub objects: Arc<dyn ObjectStore>,
     pub options: EngineOptions,
@@ -96,7 +98,7 @@ impl Engine {
             .map_err(|_| MetaError::Unavailable("opening the metadata store was cut off".into()))??;
         let server = committer.submit(server_record).await?;
         let core = Arc::new(Core {
-            store,
+            store: EngineStore::new(store),
             committer,
             objects,
             server,
@@ -171,9 +173,11 @@ impl Engine {
             }
         }
         let core = Arc::clone(&self.core);
-        tokio::task::spawn_blocking(move || core.committer.shutdown())
-            .await
-            .map_err(|error| MetaError::Internal(format!("closing the metadata store: {error}; see the log")))
+        let closing = tokio::task::spawn_blocking(move || {
+            core.committer.shutdown();
+            core.store.close();
+        });
+        closing.await.map_err(|error| MetaError::Internal(format!("closing the metadata store: {error}; see the log")))
     }
 }
 
@@ -199,7 +203,7 @@ impl Core {
                 self.ended.lock().entry(session).or_insert_with(|| Instant::now() + quiet);
             } else if !self.sessions.has(session, record.generation) {
                 let Some((volume, _)) = self.store.get::<VolumeRecord>(&Key::Volume(record.mount))? else { continue };
-                let live = Live::load(&*self.store, session, &record, volume.id)?;
+                let live = Live::load(&self.store, session, &record, volume.id)?;
                 self.sessions.insert(live, self.options.restart_grace);
             }
         }

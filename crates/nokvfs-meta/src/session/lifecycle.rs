@@ -95,7 +95,7 @@ impl Core {
         };
         let (session, record) = self.committer.submit(opened).await?;
         self.orphans.forget_session(record.mount, session);
-        self.sessions.insert(Live::load(&*self.store, session, &record, volume)?, Duration::ZERO);
+        self.sessions.insert(Live::load(&self.store, session, &record, volume)?, Duration::ZERO);
         Ok((session, record.generation))
     }
 

@@ -23,7 +23,7 @@ pub(crate) use orphans::{Orphans, WINDOW};
 
 use crate::layout::{Key, KeyPrefix, SessionRecord, SlotRecord};
 use crate::service::MetaResult;
-use crate::store::{MetaStore, ReadRecords};
+use crate::store::{RawReads, ReadRecords};
 
 /// Slots of a session.
 pub(crate) const SLOTS: u16 = 256;
@@ -125,7 +125,7 @@ impl Sessions {
 impl Live {
     /// What a stored session is in memory. Reads the answers that it inherited.
     pub(crate) fn load(
-        store: &dyn MetaStore,
+        store: &dyn RawReads,
         session: SessionId,
         record: &SessionRecord,
         volume: VolumeId,
