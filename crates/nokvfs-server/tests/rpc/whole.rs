@@ -119,7 +119,7 @@ async fn cut_connections_create_each_file_once_in_the_engine() {
     let target = whole.server.addr().expect("address");
     let proxy = Proxy::start(target, |number| 24_000 + number * 3_797 % 8_192).await;
     let service = open(proxy.address.to_string().parse().expect("endpoint"), &whole.volume).await;
-    let work = (0..600u64).map(|index| {
+    let work = (0..1500u64).map(|index| {
         let service = Arc::clone(&service);
         tokio::spawn(async move { create(&service, &format!("f{index}"), index + 1, LONG).await })
     });
@@ -129,7 +129,7 @@ async fn cut_connections_create_each_file_once_in_the_engine() {
         assert!(matches!(done, Applied::Entry { created: true, .. }), "{done:?}");
     }
     let stat = service.statfs(&ctx(0, LONG)).await.expect("statfs");
-    assert_eq!(stat.used_inodes, 601);
+    assert_eq!(stat.used_inodes, 1501);
     assert!(proxy.cuts.load(std::sync::atomic::Ordering::Relaxed) >= 3, "the proxy hardly cut");
 }
 
