@@ -22,6 +22,8 @@ const BEAT_MAX: Duration = Duration::from_secs(10);
 const BEATS_PER_EXPIRY: u32 = 6;
 /// The pause between the last link of an inode and the question whether it is open.
 const ORPHAN_PAUSE: Duration = Duration::from_millis(200);
+/// How long the end of a session may take.
+const CLOSE: Duration = Duration::from_secs(10);
 /// Between two tries of a mutation while the store is being opened again.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -62,10 +64,11 @@ impl LocalService {
     }
 
     async fn within<T>(ctx: &RequestContext, call: impl Future<Output = MetaResult<T>>) -> MetaResult<T> {
-        match tokio::time::timeout_at(ctx.deadline.into(), call).await {
-            Ok(answer) => answer,
-            Err(_) => Err(MetaError::Deadline("the metadata store did not answer in time".into())),
+        let late = || Err(MetaError::Deadline("the metadata store did not answer in time".into()));
+        if Instant::now() >= ctx.deadline {
+            return late();
         }
+        tokio::time::timeout_at(ctx.deadline.into(), call).await.unwrap_or_else(|_| late())
     }
 }
 
@@ -198,7 +201,11 @@ impl MetadataService for LocalService {
         if let Some(beats) = self.beats.lock().take() {
             beats.abort();
         }
-        match self.engine.close_session(self.grant.session, self.grant.generation).await {
+        let closed = self.engine.close_session(self.grant.session, self.grant.generation);
+        let closed = tokio::time::timeout(CLOSE, closed).await.unwrap_or_else(|_| {
+            Err(MetaError::Deadline("the end of the session was not durable in time; it ends by silence".into()))
+        });
+        match closed {
             // Closed before, or expired: it is over.
             Err(MetaError::SessionExpired(_)) => Ok(()),
             answer => answer,

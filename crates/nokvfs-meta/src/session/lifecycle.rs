@@ -8,7 +8,7 @@ use nokvfs_types::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{ENDED, Live, SESSIONS, SLOTS, row_of};
+use super::{ALL_SLOTS, ENDED, Live, SESSIONS, SLOTS, row_of};
 use crate::commit::Txn;
 use crate::engine::{Core, Engine};
 use crate::layout::{Key, KeyPrefix, ServerRecord, SessionByMountRecord, SessionRecord, SlotRecord, VolumeRecord};
@@ -157,7 +157,7 @@ fn take_over(
     }
     record.generation = generation + 1;
     txn.put(&key, &record)?;
-    // The row of the generation before the last: nobody asks for its answers any more.
+    // The row is an old generation's, whose answers nobody asks for any more.
     let row = row_of(record.generation);
     remove_slots(txn, session, |slot| (row..row + SLOTS).contains(&slot))?;
     Ok((session, record))
@@ -186,7 +186,7 @@ fn end(txn: &mut Txn<'_>, session: SessionId, generation: u32) -> MetaResult<boo
 
 fn remove_slots(txn: &mut Txn<'_>, session: SessionId, which: impl Fn(u16) -> bool) -> MetaResult<()> {
     let mut keys = Vec::new();
-    txn.scan::<SlotRecord>(&KeyPrefix::slots(session), None, 2 * usize::from(SLOTS), |key, _| keys.push(key))?;
+    txn.scan::<SlotRecord>(&KeyPrefix::slots(session), None, ALL_SLOTS, |key, _| keys.push(key))?;
     for key in keys {
         if matches!(key, Key::Slot(_, slot) if which(slot)) {
             txn.delete(&key)?;

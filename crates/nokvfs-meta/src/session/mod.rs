@@ -27,9 +27,13 @@ use crate::store::{RawReads, ReadRecords};
 
 /// Slots of a session.
 pub(crate) const SLOTS: u16 = 256;
+/// Rows of slots: a client finds the answers of the three before it.
+const ROWS: u16 = 4;
+/// All slots of a session.
+const ALL_SLOTS: usize = SLOTS as usize * ROWS as usize;
 /// The generation of a session that ended and whose uploads are still to be swept.
 pub(crate) const ENDED: u32 = u32::MAX;
-/// Most sessions of a server. Each takes about a kilobyte, and 256 answers of 100 bytes after a take-over.
+/// Most sessions of a server. Each takes about a kilobyte, after take-overs up to 768 answers of 100 bytes more.
 const SESSIONS: usize = 65_536;
 
 /// A live session, as this process knows it.
@@ -40,7 +44,7 @@ pub(crate) struct Live {
     pub volume: VolumeId,
     pub generation: u32,
     pub read_only: bool,
-    /// Answers of the generation before, by operation.
+    /// Answers of the generations before, by operation.
     pub inherited: HashMap<OpId, Bytes>,
     /// When the client last showed that it lives, in milliseconds of [`Sessions::clock`]; ahead of it in a grace.
     seen: AtomicU64,
@@ -66,7 +70,11 @@ impl Sessions {
     /// Adds a session, or the next generation of one. It counts as seen now, or later by `grace`.
     pub(crate) fn insert(&self, mut live: Live, grace: Duration) {
         *live.seen.get_mut() = self.clock() + grace.as_millis() as u64;
-        self.live.write().insert(live.session, Arc::new(live));
+        let mut sessions = self.live.write();
+        // What was read from the store may be older than what came in meanwhile.
+        if sessions.get(&live.session).is_none_or(|known| known.generation < live.generation) {
+            sessions.insert(live.session, Arc::new(live));
+        }
     }
 
     /// The session, if this is its generation. Its client lives.
@@ -131,10 +139,10 @@ impl Live {
         volume: VolumeId,
     ) -> MetaResult<Live> {
         let mut inherited = HashMap::new();
-        if let Some(before) = record.generation.checked_sub(1).filter(|before| *before > 0) {
-            store.scan::<SlotRecord>(&KeyPrefix::slots(session), None, 2 * usize::from(SLOTS), |_, slot, _| {
+        if record.generation > 1 {
+            store.scan::<SlotRecord>(&KeyPrefix::slots(session), None, ALL_SLOTS, |_, slot, _| {
                 // Operation 0 is no operation of a kernel: nobody asks for it again.
-                if slot.generation == before && slot.op != OpId(0) {
+                if slot.generation < record.generation && slot.op != OpId(0) {
                     inherited.insert(slot.op, slot.reply);
                 }
             })?;
@@ -151,12 +159,12 @@ impl Live {
     }
 }
 
-/// Where a slot's answer is kept. Generations take turns with two rows of slots, so that a client that takes a session
-/// over does not overwrite answers that it may still have to look up.
+/// Where a slot's answer is kept. Generations take turns with rows of slots, so that a client that takes a session over
+/// does not overwrite answers that it, or the one after it, may still have to look up.
 fn slot_key(stamp: &Stamp) -> Key {
     Key::Slot(stamp.session, row_of(stamp.generation) + stamp.slot)
 }
 
 fn row_of(generation: u32) -> u16 {
-    if generation.is_multiple_of(2) { SLOTS } else { 0 }
+    (generation % u32::from(ROWS)) as u16 * SLOTS
 }

@@ -130,9 +130,19 @@ impl Orphans {
         }
     }
 
+    /// An inode may have lost its last link and nobody heard of it: the store is to be asked.
+    pub(crate) fn missed(&self, mount: MountId) {
+        self.0.lock().entry(mount).or_default().more = true;
+    }
+
     /// Volumes that have some.
     pub(crate) fn volumes(&self) -> Vec<MountId> {
-        self.0.lock().iter().filter(|(_, volume)| !volume.orphans.is_empty()).map(|(mount, _)| *mount).collect()
+        self.0
+            .lock()
+            .iter()
+            .filter(|(_, volume)| volume.more || !volume.orphans.is_empty())
+            .map(|(mount, _)| *mount)
+            .collect()
     }
 
     /// Whether the store has more of a volume and the window has room. Taken back by asking.

@@ -28,11 +28,12 @@ impl Core {
         let request = Arc::new((caller, mutation));
         loop {
             let (core, live, request) = (Arc::clone(self), Arc::clone(&live), Arc::clone(&request));
-            let mount = live.mount;
-            let outcome =
-                self.committer.submit(move |txn| core.plan_once(txn, &live, &stamp, &request.0, &request.1)).await?;
+            let submitted =
+                self.committer.submit(move |txn| core.plan_once(txn, &live, &stamp, &request.0, &request.1)).await;
+            unheard.heard |= !matches!(submitted, Err(MetaError::Unavailable(_)));
+            let outcome = submitted?;
             if let Some(inode) = outcome.orphaned {
-                self.orphans.add(mount, inode);
+                self.orphans.add(unheard.mount, inode);
             }
             if outcome.garbage {
                 self.wake.garbage.notify_one();
