@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nokvfs_types::{Applied, Caller, MetaError, Mutation, OpId, Stamp, VolumeState};
+use nokvfs_types::{Applied, Caller, MetaError, MountId, Mutation, OpId, Stamp, VolumeState};
 
 use super::{ENDED, Live, SLOTS, slot_key};
 use crate::commit::Txn;
@@ -26,6 +26,8 @@ impl Core {
             return Err(MetaError::Invalid(format!("slot {} of {SLOTS}", stamp.slot)));
         }
         let request = Arc::new((caller, mutation));
+        // A caller that gives up does not hear of the orphan that it made.
+        let mut unheard = Unheard { core: self, mount: live.mount, heard: !may_orphan(&request.1) };
         loop {
             let (core, live, request) = (Arc::clone(self), Arc::clone(&live), Arc::clone(&request));
             let submitted =
@@ -82,6 +84,25 @@ impl Core {
     }
 }
 
+/// A command whose end its caller may never hear of.
+struct Unheard<'c> {
+    core: &'c Core,
+    mount: MountId,
+    heard: bool,
+}
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        if !self.heard {
+            self.core.orphans.missed(self.mount);
+        }
+    }
+}
+
+fn may_orphan(mutation: &Mutation) -> bool {
+    matches!(mutation, Mutation::Unlink { .. } | Mutation::Rmdir { .. } | Mutation::Rename { .. })
+}
+
 /// The session of a stamp, if it is still that generation's.
 fn session_of(txn: &mut Txn<'_>, stamp: &Stamp) -> MetaResult<SessionRecord> {
     let expired = MetaError::SessionExpired(stamp.session.0);
@@ -95,7 +116,7 @@ fn session_of(txn: &mut Txn<'_>, stamp: &Stamp) -> MetaResult<SessionRecord> {
 }
 
 /// The volume, unless it is being deleted.
-fn active(txn: &mut Txn<'_>, mount: nokvfs_types::MountId) -> MetaResult<Target> {
+fn active(txn: &mut Txn<'_>, mount: MountId) -> MetaResult<Target> {
     let record: VolumeRecord = txn.get(&Key::Volume(mount))?.ok_or(MetaError::NotFound)?;
     match record.state {
         VolumeState::Active => Ok(Target::new(mount, &record)),
