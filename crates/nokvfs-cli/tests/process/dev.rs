@@ -76,7 +76,7 @@ fn sigterm_loses_nothing_that_close_returned_for() {
                         let len = if number % 8 == 0 { 5 << 20 } else { 3000 };
                         match store(mount.path(), device, &name, &content(&name, len), false) {
                             Ok(()) => names.push((name, len)),
-                            Err(error) if ends.load(Ordering::Acquire) => break drop(error),
+                            Err(_) if ends.load(Ordering::Acquire) => break,
                             Err(error) => panic!("{name}: {error}"),
                         }
                     }
