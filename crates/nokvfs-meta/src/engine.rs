@@ -92,6 +92,7 @@ impl Engine {
     /// [`MetaError::Unavailable`] if the directory can't be used or another process holds it; [`MetaError::Corrupt`]
     /// for a damaged store.
     pub async fn open(options: EngineOptions, objects: Arc<dyn ObjectStore>) -> MetaResult<Arc<Engine>> {
+        options.validate()?;
         let opening = options.store.clone();
         let (store, committer) = tokio::task::spawn_blocking(move || Committer::open(opening))
             .await

@@ -15,8 +15,9 @@ use crate::plan::{SIZE_MAX, attr_of, check_xattr_name, chunk_of};
 use crate::service::MetaResult;
 use crate::store::{RawReads, ReadRecords};
 
-/// How often a lookup whose entry names an inode that is just going reads again.
-const LOOKUPS: usize = 16;
+/// How often a lookup reads entry and inode one by one; between them a batch may be half applied. Then it takes a view,
+/// which may wait for the batch.
+const LOOKUPS: usize = 3;
 /// Most entries of one page: with attributes some 350 bytes each, 1.4 MiB.
 const PAGE_MAX: u32 = 4096;
 /// Chunks of one body view: 4 GiB of file.
@@ -57,7 +58,19 @@ impl Engine {
                 return Ok(attr_of(entry.inode, &record, version));
             }
         }
-        Err(MetaError::Corrupt(format!("entry {name:?} of inode {parent} in volume number {mount} names no inode")))
+        let found = core.store.view(|reads| {
+            let Some((entry, seen)) = reads.get::<DentryRecord>(&key)? else { return Ok(None) };
+            let Some((record, version)) = reads.get::<InodeRecord>(&Key::Inode(mount, entry.inode))? else {
+                return Err(MetaError::Corrupt(format!(
+                    "entry {name:?} of inode {parent} in volume number {mount} names inode {}, which has no record",
+                    entry.inode
+                )));
+            };
+            Ok(Some((attr_of(entry.inode, &record, version), version.max(seen))))
+        })?;
+        let (attr, seen) = found.ok_or(MetaError::NotFound)?;
+        core.shown(seen).await?;
+        Ok(attr)
     }
 
     /// Attributes.

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nokvfs_types::MetaError;
+
+use crate::service::MetaResult;
 use crate::store::StoreOptions;
 
 /// How an engine works.
@@ -30,5 +33,21 @@ impl EngineOptions {
             garbage_delay: Duration::from_secs(10),
             interval: Duration::from_secs(5),
         }
+    }
+
+    /// Refuses what can't work.
+    ///
+    /// # Errors
+    /// [`MetaError::Invalid`] names the option and what is allowed.
+    pub fn validate(&self) -> MetaResult<()> {
+        let within = |name: &str, value: Duration, least: Duration, most: Duration| {
+            if value >= least && value <= most {
+                return Ok(());
+            }
+            Err(MetaError::Invalid(format!("{name} of {value:?}: {least:?} to {most:?}")))
+        };
+        // A grant tells the expiry in 32 bits of milliseconds.
+        within("session expiry", self.session_expiry, Duration::from_millis(100), Duration::from_secs(30 * 86_400))?;
+        within("interval of the workers", self.interval, Duration::from_millis(10), Duration::from_secs(3600))
     }
 }

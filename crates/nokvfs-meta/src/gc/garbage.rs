@@ -44,7 +44,8 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
             break;
         }
         for (slice, len) in &record.slices {
-            let named = core.named_blocks(record.mount, slice)?;
+            let (named, seen) = core.named_blocks(record.mount, slice)?;
+            core.shown(seen).await?;
             if named > 0 {
                 // A writer published more of it meanwhile; when that goes, all of it is garbage again.
                 tracing::debug!(%slice, volume = %record.volume, "objects are named again and stay");

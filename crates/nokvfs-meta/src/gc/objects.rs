@@ -1,7 +1,7 @@
 //! What bodies name, and deleting what they don't.
 
 use futures::stream::{StreamExt, TryStreamExt};
-use nokvfs_types::{MetaError, MountId, SliceId};
+use nokvfs_types::{MetaError, MountId, SliceId, Version};
 
 use crate::engine::{Core, object_error};
 use crate::layout::{Body, ChunkRecord, InodeRecord, Key};
@@ -14,19 +14,27 @@ const BATCH: usize = 1000;
 const PARALLEL: usize = 4;
 
 impl Core {
-    /// How many objects of a slice its body names; 0: none.
-    pub(super) fn named_blocks(&self, mount: MountId, slice: &SliceId) -> MetaResult<u32> {
-        let Some((inode, _)) = self.store.get::<InodeRecord>(&Key::Inode(mount, slice.inode))? else { return Ok(0) };
-        let extents = match inode.body {
-            Body::Inline(extents) => extents,
-            Body::Chunked => {
-                let chunk = self.store.get::<ChunkRecord>(&Key::Chunk(mount, slice.inode, slice.chunk))?;
-                chunk.map_or_else(Vec::new, |(chunk, _)| chunk.extents)
-            }
-            Body::None | Body::Symlink(_) => Vec::new(),
-        };
-        let len = extents.iter().filter(|extent| extent.slice == *slice).map(|extent| extent.slice_len).max();
-        Ok(SliceId::blocks(len.unwrap_or(0)))
+    /// How many objects of a slice its body names (0: none), and the commit that must be durable before objects are
+    /// deleted on the word of this. Inode and chunk are of one moment: between the records of a batch that moves
+    /// extents from one to the other, neither names them.
+    pub(super) fn named_blocks(&self, mount: MountId, slice: &SliceId) -> MetaResult<(u32, Version)> {
+        self.store.view(|reads| {
+            let inode = reads.get::<InodeRecord>(&Key::Inode(mount, slice.inode))?;
+            let Some((inode, mut newest)) = inode else { return Ok((0, Version(0))) };
+            let extents = match inode.body {
+                Body::Inline(extents) => extents,
+                Body::Chunked => match reads.get::<ChunkRecord>(&Key::Chunk(mount, slice.inode, slice.chunk))? {
+                    Some((chunk, version)) => {
+                        newest = newest.max(version);
+                        chunk.extents
+                    }
+                    None => Vec::new(),
+                },
+                Body::None | Body::Symlink(_) => Vec::new(),
+            };
+            let len = extents.iter().filter(|extent| extent.slice == *slice).map(|extent| extent.slice_len).max();
+            Ok((SliceId::blocks(len.unwrap_or(0)), newest))
+        })
     }
 
     /// Deletes objects.

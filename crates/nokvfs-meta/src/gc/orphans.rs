@@ -15,8 +15,9 @@ use crate::service::MetaResult;
 /// Orphans of one round, and of those that are removed at once: they share batches.
 const ROUND: usize = 1024;
 const PARALLEL: usize = 64;
-/// How often what the store knows and this process does not is looked for.
-const ADOPT: Duration = Duration::from_secs(30);
+/// Every so many intervals what the store knows and this process does not is looked for: what was left by callers who
+/// gave up before their commit was durable.
+const ADOPT: u32 = 6;
 
 pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     for live in core.sessions.expired() {
@@ -93,7 +94,7 @@ impl Core {
     fn adopt_now_and_then(&self) -> MetaResult<()> {
         {
             let mut adopted = self.adopted.lock();
-            if adopted.elapsed() < ADOPT {
+            if adopted.elapsed() < self.options.interval * ADOPT {
                 return Ok(());
             }
             *adopted = Instant::now();

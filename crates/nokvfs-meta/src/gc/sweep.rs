@@ -99,7 +99,10 @@ async fn sweep(core: &Core, mount: MountId, volume: VolumeId, upload: UploadId) 
         let blocks = match named.get(&slice) {
             Some(blocks) => *blocks,
             None => {
-                let blocks = core.named_blocks(mount, &slice)?;
+                let (blocks, seen) = core.named_blocks(mount, &slice)?;
+                if seen > core.committer.durable_version() {
+                    return Err(MetaError::Unavailable(format!("inode {} is just being changed", slice.inode)));
+                }
                 named.insert(slice, blocks);
                 blocks
             }
