@@ -43,7 +43,7 @@ async fn a_session_whose_opener_gave_up_does_not_hold_the_volume() {
     loop {
         let mut given_up = Box::pin(world.engine.open_session(request(&volume)));
         match given_up.as_mut().now_or_never() {
-            Some(grant) => drop(world.engine.close_session(grant.expect("opened").session, 1).await.expect("closed")),
+            Some(grant) => world.engine.close_session(grant.expect("opened").session, 1).await.expect("closed"),
             None => {
                 world.engine.set_quota(volume.0.id, 0, 0).await.expect("queued behind it");
                 break;
