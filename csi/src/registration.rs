@@ -13,8 +13,12 @@ use crate::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, Re
 const VERSIONS: [&str; 1] = ["1.0.0"];
 
 /// The name of the socket in the kubelet's registration directory.
+///
+/// The kubelet's gRPC client sends the socket's path as `:authority`, with `/` as `%2F`. A strict HTTP/2 server refuses
+/// that as a malformed host (kubernetes/kubernetes#108254). With an `@` in the file name all of the path is user
+/// information, which may be percent-encoded, and the driver's name is the host.
 pub fn socket_name() -> String {
-    format!("{DRIVER}-reg.sock")
+    format!("reg@{DRIVER}-reg.sock")
 }
 
 /// Answers the kubelet.

@@ -13,11 +13,14 @@ use crate::sockets::listen;
 
 async fn dial(path: &Path) -> RegistrationClient<Channel> {
     let path = path.to_path_buf();
+    let path_text = path.display().to_string();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://socket").connect_with_connector(connector).await.unwrap();
+    // As the kubelet's client does it: the escaped path is the authority.
+    let authority = path_text.replace('/', "%2F");
+    let channel = Endpoint::from_shared(format!("http://{authority}")).unwrap().connect_with_connector(connector).await.unwrap();
     RegistrationClient::new(channel)
 }
 
