@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use nokvfs_object::ObjectError;
 use nokvfs_types::{
     FileKind, InodeId, MetaError, MountId, Token, Version, VolumeId, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
     owner_key,
@@ -173,17 +174,40 @@ impl Core {
 
     /// Puts the marker that makes a volume's objects ours.
     async fn claim(&self, id: VolumeId) -> MetaResult<()> {
-        let key = owner_key(id);
-        let ours = self.server.uuid.to_string();
-        let put = self.objects.put_if_absent(&key, Bytes::from(ours.clone().into_bytes())).await;
-        if !put.map_err(|error| object_error(&error))? {
-            let found = self.objects.get(&key, None).await.map_err(|error| object_error(&error))?;
-            if found != ours.as_bytes() {
-                return Err(foreign(id, &found));
-            }
+        let ours = Bytes::from(self.server.uuid.to_string().into_bytes());
+        let put = self.objects.put_if_absent(&owner_key(id), ours).await;
+        if put.map_err(|error| object_error(&error))? {
+            self.owned.lock().insert(id);
+            return Ok(());
         }
-        self.owned.lock().insert(id);
-        Ok(())
+        self.check_marker(id).await
+    }
+
+    /// Refuses a volume whose marker is another server's. One without a marker is gone or was never used.
+    pub(crate) async fn check_marker(&self, id: VolumeId) -> MetaResult<()> {
+        match self.objects.get(&owner_key(id), None).await {
+            Ok(found) if found == self.server.uuid.to_string().as_bytes() => {
+                self.owned.lock().insert(id);
+                Ok(())
+            }
+            Ok(found) => Err(foreign(id, &found)),
+            Err(ObjectError::NotFound(_)) => Ok(()),
+            Err(error) => Err(object_error(&error)),
+        }
+    }
+
+    /// Whether a volume's objects are another server's: this one runs on metadata of an earlier time.
+    pub(crate) async fn is_foreign(&self, id: VolumeId) -> MetaResult<bool> {
+        if self.owned.lock().contains(&id) {
+            return Ok(false);
+        }
+        match self.check_marker(id).await {
+            Err(MetaError::Unauthorized(reason)) => {
+                tracing::error!(volume = %id, reason, "objects are left to their owner");
+                Ok(true)
+            }
+            answer => answer.map(|()| false),
+        }
     }
 
     /// Refuses a volume whose objects are another server's: two servers on one copy of the metadata would delete each

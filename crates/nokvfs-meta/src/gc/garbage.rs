@@ -15,7 +15,7 @@ use crate::store::ReadRecords;
 
 /// Records of one round; a usual one names a single slice.
 const ROUND: usize = 256;
-/// Objects of one round: the keys of one more record may come on top, 16 MiB at most.
+/// Objects of one round, and of one part of a record that has more. A slice's come on top, half a megabyte at most.
 const OBJECTS: usize = 20_000;
 /// The backlog is counted up to this.
 const BACKLOG: usize = 10_000;
@@ -34,14 +34,18 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
         }
     })?;
     core.garbage.store(backlog, Ordering::Relaxed);
-    let mut waiting = false;
+    let (mut waiting, mut deleted) = (false, 0);
     for (key, record) in page {
         if matches!(key, Key::Garbage(number) if number >= until) {
             waiting = true;
             break;
         }
-        if keys.len() >= OBJECTS {
+        if deleted + keys.len() >= OBJECTS {
             break;
+        }
+        records.push(key);
+        if core.is_foreign(record.volume).await? {
+            continue;
         }
         for (slice, len) in &record.slices {
             let (named, seen) = core.named_blocks(record.mount, slice)?;
@@ -51,8 +55,12 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
                 tracing::debug!(%slice, volume = %record.volume, "objects are named again and stay");
             }
             keys.extend((named..SliceId::blocks(*len)).map(|block| slice.object_key(record.volume, block)));
+            if keys.len() >= OBJECTS {
+                core.delete_objects(&keys).await?;
+                deleted += keys.len();
+                keys.clear();
+            }
         }
-        records.push(key);
     }
     if records.is_empty() {
         return Ok(if waiting { Next::After(core.options.garbage_delay / 4) } else { Next::Idle });

@@ -52,8 +52,13 @@ async fn step(core: &Arc<Core>, session: SessionId) -> MetaResult<bool> {
         return Ok(true);
     }
     let volume = core.store.get::<VolumeRecord>(&Key::Volume(record.mount))?;
-    let volume = volume.map(|(volume, _)| volume).filter(|volume| volume.state == VolumeState::Active);
+    let mut volume = volume.map(|(volume, _)| volume).filter(|volume| volume.state == VolumeState::Active);
     // The objects of a deleted volume are deleted with it.
+    if let Some(active) = &volume
+        && core.is_foreign(active.id).await?
+    {
+        volume = None;
+    }
     let swept = match (volume, record.uploads.first()) {
         (Some(volume), Some((first, end))) => {
             let end = UploadId(end.0.min(first.0.saturating_add(STEP)));

@@ -38,6 +38,7 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
 }
 
 async fn delete(core: &Core, mount: MountId, volume: &VolumeRecord) -> MetaResult<()> {
+    core.check_marker(volume.id).await?;
     let prefix = volume_prefix(volume.id);
     core.delete_listed(&prefix, |_| Ok(true)).await?;
     for family in Family::OF_MOUNT.into_iter().filter(|family| *family != Family::Volume) {
