@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Attr, BodyView, Caller, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, MetaError, Mutation, Name, OpId,
-    SessionGrant, SessionRequest, Token, VolumeId, VolumeInfo, VolumeSpec,
+    Applied, Attr, BodyView, Caller, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, MetaError, Mutation, Name,
+    OpId, SessionGrant, SessionRequest, Token, VolumeId, VolumeInfo, VolumeSpec,
 };
 
 /// Answer of every call.
@@ -38,7 +38,14 @@ pub trait MetadataService: fmt::Debug + Send + Sync + 'static {
 
     /// Lists at least one and at most about `limit` entries after the cookie `after` (0: from the start); the limit is
     /// passed only to keep entries together that share a cookie. With `attrs`, attributes are of the same moment.
-    async fn readdir(&self, ctx: &RequestContext, dir: InodeId, after: u64, limit: u32, attrs: bool) -> MetaResult<DirPage>;
+    async fn readdir(
+        &self,
+        ctx: &RequestContext,
+        dir: InodeId,
+        after: u64,
+        limit: u32,
+        attrs: bool,
+    ) -> MetaResult<DirPage>;
 
     /// The target of a symbolic link.
     async fn readlink(&self, ctx: &RequestContext, inode: InodeId) -> MetaResult<Bytes>;
@@ -82,7 +89,12 @@ pub trait SessionService: fmt::Debug + Send + Sync + 'static {
     async fn attach_session(&self, request: SessionRequest) -> MetaResult<SessionGrant>;
 
     /// Shows that the client lives and answers which orphans it has open.
-    async fn heartbeat(&self, session: nokvfs_types::SessionId, generation: u32, beat: Heartbeat) -> MetaResult<HeartbeatReply>;
+    async fn heartbeat(
+        &self,
+        session: nokvfs_types::SessionId,
+        generation: u32,
+        beat: Heartbeat,
+    ) -> MetaResult<HeartbeatReply>;
 
     /// Ends a session.
     async fn close_session(&self, session: nokvfs_types::SessionId, generation: u32) -> MetaResult<()>;
