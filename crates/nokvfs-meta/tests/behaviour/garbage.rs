@@ -115,8 +115,8 @@ async fn objects_of_another_server_are_never_deleted() {
     mount.close().await.expect("closed");
     // The volume moved to another server, and this one runs on with old metadata.
     world.memory.overwrite(&owner_key(volume.0.id), "somebody else".into()).expect("overwritten");
-    world.objects.heal();
     world.restart().await;
+    world.objects.heal();
     world.engine.delete_volume(volume.0.id).await.expect("accepted");
     until("seen", async || world.objects.calls(Operation::Get) > 0).await;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;

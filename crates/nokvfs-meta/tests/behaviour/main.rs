@@ -42,6 +42,8 @@ fn options(dir: &Path) -> EngineOptions {
     options.store.memory_limit = 256 << 20;
     options.garbage_delay = Duration::ZERO;
     options.interval = Duration::from_millis(50);
+    // Clients are heard of, and asked for orphans, six times in it.
+    options.session_expiry = Duration::from_secs(6);
     options
 }
 
