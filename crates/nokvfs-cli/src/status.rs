@@ -47,7 +47,7 @@ pub async fn run(args: Args, format: Format) -> anyhow::Result<()> {
         Some(trouble) => format!("{}: {trouble}", status.server),
     })?;
     if !status.reachable {
-        bail!("the server is not healthy");
+        bail!("{} is not healthy", status.server);
     }
     Ok(())
 }
