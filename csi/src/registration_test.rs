@@ -20,7 +20,8 @@ async fn dial(path: &Path) -> RegistrationClient<Channel> {
     });
     // As the kubelet's client does it: the escaped path is the authority.
     let authority = path_text.replace('/', "%2F");
-    let channel = Endpoint::from_shared(format!("http://{authority}")).unwrap().connect_with_connector(connector).await.unwrap();
+    let channel =
+        Endpoint::from_shared(format!("http://{authority}")).unwrap().connect_with_connector(connector).await.unwrap();
     RegistrationClient::new(channel)
 }
 

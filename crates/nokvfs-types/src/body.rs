@@ -94,7 +94,12 @@ impl Extent {
     pub fn clip(&self, from: u64, to: u64) -> Option<Extent> {
         let start = self.offset.max(from);
         let end = self.end().min(to);
-        (start < end).then(|| Extent { offset: start, len: end - start, slice_offset: self.slice_offset + (start - self.offset), ..*self })
+        (start < end).then(|| Extent {
+            offset: start,
+            len: end - start,
+            slice_offset: self.slice_offset + (start - self.offset),
+            ..*self
+        })
     }
 }
 

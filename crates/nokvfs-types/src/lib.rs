@@ -14,12 +14,18 @@ mod ops;
 mod volume;
 
 pub use attr::{Attr, FileKind, Timestamp};
-pub use body::{BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, INLINE_EXTENTS, MAX_CHUNK_EXTENTS, SliceId, owner_key, slice_prefix, upload_prefix, volume_prefix};
+pub use body::{
+    BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, INLINE_EXTENTS, MAX_CHUNK_EXTENTS, SliceId, owner_key, slice_prefix,
+    upload_prefix, volume_prefix,
+};
 pub use errors::MetaError;
 pub use event::{Event, RecordFamily};
 pub use ids::{InodeId, MountId, OpId, SessionId, UploadId, Version, VolumeId};
 pub use name::{MAX_NAME, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, Name};
 pub use ops::{
-    Applied, Caller, DirEntry, DirPage, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr, SetTime, Stamp, XattrMode,
+    Applied, Caller, DirEntry, DirPage, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr, SetTime, Stamp,
+    XattrMode,
 };
-pub use volume::{Heartbeat, HeartbeatReply, SessionGrant, SessionRequest, Token, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage};
+pub use volume::{
+    Heartbeat, HeartbeatReply, SessionGrant, SessionRequest, Token, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
+};

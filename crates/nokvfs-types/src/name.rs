@@ -32,8 +32,15 @@ impl Name {
         if bytes.len() > MAX_NAME {
             return Err(MetaError::NameTooLong);
         }
-        if bytes.is_empty() || bytes.as_ref() == b"." || bytes.as_ref() == b".." || bytes.iter().any(|b| *b == 0 || *b == b'/') {
-            return Err(MetaError::Invalid(format!("{:?} can't name a directory entry", String::from_utf8_lossy(&bytes))));
+        if bytes.is_empty()
+            || bytes.as_ref() == b"."
+            || bytes.as_ref() == b".."
+            || bytes.iter().any(|b| *b == 0 || *b == b'/')
+        {
+            return Err(MetaError::Invalid(format!(
+                "{:?} can't name a directory entry",
+                String::from_utf8_lossy(&bytes)
+            )));
         }
         Ok(Name(bytes))
     }
