@@ -206,6 +206,11 @@ impl Core {
                 let Some((volume, _)) = self.store.get::<VolumeRecord>(&Key::Volume(record.mount))? else { continue };
                 let live = Live::load(&self.store, session, &record, volume.id)?;
                 self.sessions.insert(live, self.options.restart_grace);
+                // It may have ended since the scan; an end that comes after this removes it itself.
+                let now = self.store.get::<SessionRecord>(&Key::Session(session))?;
+                if now.is_none_or(|(now, _)| now.generation != record.generation) {
+                    self.sessions.remove(session, record.generation);
+                }
             }
         }
         let mut mounts = Vec::new();
