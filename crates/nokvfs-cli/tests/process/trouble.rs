@@ -18,7 +18,7 @@ const WRITER: &str = r#"
 cd "$1" && i=0
 while [ ! -e "$3" ]; do
     i=$((i + 1)); name=$2-$i; len=$((500 + i * 37 % 9000))
-    yes "$name" | head -c $len | dd of="$name" iflag=fullblock conv=excl,fsync 2>&- || exit 1
+    yes "$name" | head -c $len | dd of="$name" iflag=fullblock conv=excl,fsync status=none || exit 1
     echo "$name $len"
 done
 "#;
