@@ -107,7 +107,9 @@ impl Core {
         self.orphans.forget_session(mount, session);
         self.wake.orphans.notify_one();
         if sweep {
-            self.ended.lock().entry(session).or_insert_with(|| Instant::now() + quiet);
+            // Whoever adopted it in between does not know how it ended.
+            let at = Instant::now() + quiet;
+            self.ended.lock().entry(session).and_modify(|known| *known = at.min(*known)).or_insert(at);
             self.wake.sweep.notify_one();
         }
         Ok(())
