@@ -19,7 +19,7 @@ end() { # pids...
 pids() { for name in "$@"; do cat "$STATE/pids/$name" 2>/dev/null; done; }
 shims() { # the shims' sockets and bundles lie below our own containerd state
   for dir in /proc/[0-9]*; do
-    tr '\0' ' ' < "$dir/cmdline" 2>/dev/null | grep -q "containerd-shim.*$RUN/" && echo "${dir#/proc/}"
+    { tr '\0' ' ' < "$dir/cmdline"; } 2>/dev/null | grep -q "containerd-shim.*$RUN/" && echo "${dir#/proc/}"
   done
 }
 children() { # pids of all descendants of the given ones
@@ -46,6 +46,12 @@ awk '{print length($2), $2}' /proc/mounts | sort -rn | cut -d' ' -f2 | while rea
 done
 ip netns pids nokv2 2>/dev/null | while read -r pid; do kill -9 "$pid" 2>/dev/null; done
 ip netns del nokv2 2>/dev/null
+# The namespaces of pods: those that were not there when the cluster started.
+for space in /run/netns/cni-*; do
+  [ -e "$space" ] && ! grep -qxF "$space" "$STATE/netns.before" 2>/dev/null || continue
+  umount "$space" 2>/dev/null
+  rm -f "$space"
+done
 for link in nokvveth nokvhost nokv1; do ip link del "$link" 2>/dev/null; done
 ip route del 10.90.0.0/16 2>/dev/null
 if command -v iptables-save >/dev/null && [ -d "$STATE/pids" ]; then

@@ -15,6 +15,7 @@ fi
 
 mkdir -p "$STATE"/{pki,etcd,logs,pids,kubelet1,kubelet2,containerd1,containerd2,cni1,cni2} "$RUN"
 chmod 700 "$STATE"
+ls -d /run/netns/cni-* > "$STATE/netns.before" 2>/dev/null || true
 cd "$STATE"
 openssl genrsa -out pki/sa.key 2048 2>/dev/null
 token=$(openssl rand -hex 16)

@@ -3,8 +3,6 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-mod memory;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,22 +12,42 @@ use std::time::{Duration, Instant};
 
 use nokvfs_body::{Bodies, BodyOptions};
 use nokvfs_fuse::{Mount, MountOptions};
-use nokvfs_meta::service::MetadataService;
+use nokvfs_meta::service::{MetadataService, VolumeService};
+use nokvfs_meta::{Engine, EngineOptions, LocalService};
 use nokvfs_object::{FaultStore, MemoryStore};
+use nokvfs_types::{SessionRequest, Token, VolumeId, VolumeSpec};
 use tokio::runtime::Runtime;
 
-/// A volume: its metadata and its objects. Mount it as often as a test needs.
+/// A volume: its metadata in a store on disk, and its objects. Mount it as often as a test needs; each mount has a
+/// session of its own.
 pub struct Volume {
     pub runtime: Runtime,
     pub store: Arc<FaultStore>,
-    service: Arc<dyn MetadataService>,
+    engine: Arc<Engine>,
+    id: VolumeId,
+    token: Token,
+    _data: tempfile::TempDir,
 }
 
 impl Volume {
     pub fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let store = Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));
-        Volume { runtime, store, service: memory::Memory::new() }
+        let data = tempfile::tempdir().unwrap();
+        let spec = VolumeSpec {
+            name: "test".into(),
+            quota_bytes: 0,
+            quota_inodes: 0,
+            root_mode: 0o755,
+            root_uid: 0,
+            root_gid: 0,
+        };
+        let (engine, info, token) = runtime.block_on(async {
+            let engine = Engine::open(EngineOptions::new(data.path()), store.clone()).await.unwrap();
+            let (info, token) = engine.create_volume(spec).await.unwrap();
+            (engine, info, token)
+        });
+        Volume { runtime, store, engine, id: info.id, token, _data: data }
     }
 
     pub fn mount(&self) -> Mounted<'_> {
@@ -42,9 +60,17 @@ impl Volume {
         fs::create_dir(&dir).unwrap();
         let _inside = self.runtime.enter();
         let body = BodyOptions { write_buffer: 32 << 20, read_buffer: 32 << 20, ..BodyOptions::default() };
-        let bodies = Bodies::new(self.service.clone(), self.store.clone(), body).unwrap();
-        let mount =
-            nokvfs_fuse::mount(&dir, self.service.clone(), bodies, options, self.runtime.handle().clone()).unwrap();
+        let request = SessionRequest {
+            volume: self.id,
+            token: self.token,
+            client: "test".into(),
+            read_only: options.read_only,
+            resume: None,
+        };
+        let session = self.runtime.block_on(LocalService::open(self.engine.clone(), request)).unwrap();
+        let service: Arc<dyn MetadataService> = session;
+        let bodies = Bodies::new(service.clone(), self.store.clone(), body).unwrap();
+        let mount = nokvfs_fuse::mount(&dir, service, bodies, options, self.runtime.handle().clone()).unwrap();
         let minor = minor_of(&dir);
         Mounted { mount, dir, minor, runtime: &self.runtime, temp: Some(temp) }
     }
