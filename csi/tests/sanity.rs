@@ -6,6 +6,7 @@ mod stack;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use nokvfs_csi::mounts::kubelet_dir::KubeletDir;
 use nokvfs_csi::mounts::mountinfo;
@@ -20,6 +21,9 @@ use rustix::mount::MountFlags;
 use stack::Stack;
 use tonic::Code;
 use tonic::transport::Channel;
+
+/// A lost session expires well within this.
+const EXPIRY: Duration = Duration::from_secs(90);
 
 #[test]
 fn csi_sanity_passes() {
@@ -156,13 +160,26 @@ impl Volume {
         health.health_statuses.into_iter().map(|entry| entry.reason).collect()
     }
 
-    async fn end(mut self, targets: &[&Path]) {
+    /// Ends the volume. With a `patience` the deletion may be refused so long: a killed mounter's session holds the
+    /// volume until it expires, and the provisioner tries again just so.
+    async fn end(mut self, targets: &[&Path], patience: Duration) {
         for target in targets {
             self.unpublish(target).await;
             assert!(!target.exists());
         }
         self.unstage().await;
-        self.controller.delete_volume(DeleteVolumeRequest { volume_id: self.id, ..Default::default() }).await.unwrap();
+        let deadline = Instant::now() + patience;
+        loop {
+            let request = DeleteVolumeRequest { volume_id: self.id.clone(), ..Default::default() };
+            match self.controller.delete_volume(request).await {
+                Ok(_) => return,
+                Err(error) => {
+                    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+                    assert!(Instant::now() < deadline, "{error}");
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
     }
 }
 
@@ -196,7 +213,7 @@ async fn read_only_targets_refuse_writes_and_others_share_the_volume() {
     volume.stage().await;
     volume.publish(&writer, false).await.unwrap();
     assert_eq!(std::fs::read(writer.join("file")).unwrap(), b"bytes");
-    volume.end(&[&writer]).await;
+    volume.end(&[&writer], Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,5 +245,5 @@ async fn a_killed_mounter_and_a_killed_plugin_are_survived() {
     assert_eq!(std::fs::read(new.join("file")).unwrap(), b"bytes");
     volume.publish(&old, false).await.unwrap();
     assert_eq!(std::fs::read(old.join("file")).unwrap(), b"bytes");
-    volume.end(&[&old, &new]).await;
+    volume.end(&[&old, &new], EXPIRY).await;
 }

@@ -160,7 +160,9 @@ impl Mounter {
         if let Some(State::Served(old)) = replaced {
             // Its kernel mount is gone; what it holds must be durable before another session reads the volume.
             if let Err(error) = old.end().await {
-                tracing::error!(handle, error = %format!("{error:#}"), "writes of the ended mount were not all stored");
+                self.mounts.lock().await.insert(handle, State::Served(old));
+                let text = format!("the last writes of the mount before are not stored yet, try again: {error:#}");
+                return failed(Failure::Unavailable, &text);
             }
         }
         let made = Served::start(config, fd).await;
