@@ -9,7 +9,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nokvfs_csi::mounts::kubelet_dir::KubeletDir;
-use nokvfs_csi::mounts::mountinfo;
 use nokvfs_csi::mounts::probe::Prober;
 use nokvfs_csi::mounts::{Mounts, State};
 use nokvfs_csi::proto::csi::controller_client::ControllerClient;
@@ -17,7 +16,6 @@ use nokvfs_csi::proto::csi::node_client::NodeClient;
 use nokvfs_csi::proto::csi::volume_capability::access_mode::Mode;
 use nokvfs_csi::proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use nokvfs_csi::proto::csi::*;
-use rustix::mount::MountFlags;
 use stack::Stack;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -61,29 +59,6 @@ async fn a_mount_that_hangs_is_told_from_one_that_is_dead() {
     assert_eq!(mounts.state(&stage, handle).await.unwrap(), State::Dead);
     mounts.detach(&stage, true).unwrap();
     assert_eq!(mounts.state(&stage, handle).await.unwrap(), State::Absent);
-}
-
-#[test]
-fn a_bind_is_read_only_where_asked_and_leaves_nothing() {
-    let temp = tempfile::tempdir().unwrap();
-    let root = temp.path().canonicalize().unwrap();
-    let (from, to) = (root.join("from"), root.join("to"));
-    std::fs::create_dir(&from).unwrap();
-    std::fs::write(from.join("file"), "bytes").unwrap();
-    let prober = Prober::new(env!("CARGO_BIN_EXE_nokv-csi").into());
-    let mounts = Mounts::new(KubeletDir::new(&root).unwrap(), prober);
-    for read_only in [true, false] {
-        mounts.bind(&from, &to, MountFlags::NOEXEC, read_only).unwrap();
-        let table = mountinfo::read().unwrap();
-        assert_eq!(mountinfo::at(&table, &to).unwrap().read_only, read_only);
-        assert_eq!(std::fs::read(to.join("file")).unwrap(), b"bytes");
-        assert_eq!(std::fs::write(to.join("new"), "x").is_err(), read_only);
-        mounts.detach(&to, false).unwrap();
-        assert!(!to.join("file").exists(), "the target itself is empty");
-        mounts.dir.remove_target(&to).unwrap();
-        assert!(!to.exists());
-    }
-    assert_eq!(std::fs::read(from.join("new")).unwrap(), b"x");
 }
 
 fn tools() -> PathBuf {

@@ -16,6 +16,7 @@ pub mod metrics;
 mod mount;
 pub mod mount_status;
 pub mod options;
+mod readiness;
 pub mod release;
 pub mod run;
 mod secrets;

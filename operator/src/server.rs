@@ -17,8 +17,8 @@ use nokvfs_api::{ConditionStatus, MetadataServer, NoKVMount, types};
 
 use crate::context::{Context, Error, Result, apply_params, key};
 use crate::desired::{self, Desired, Inputs};
-use crate::secrets;
 use crate::status::{Observed, StorageState, status};
+use crate::{readiness, secrets};
 
 /// How often a server that is well is looked at: certificates are renewed and changed S3 keys found by this. Watching
 /// Secrets instead would need the right to list all of the cluster's.
@@ -35,7 +35,8 @@ pub async fn reconcile(server: Arc<MetadataServer>, ctx: Arc<Context>) -> Result
         return Ok(Action::await_change());
     }
     let now = Timestamp::now();
-    let observed = converge(&server, &ctx, now).await?;
+    // Boxed: with an HTTP exchange in it, it is large.
+    let observed = Box::pin(converge(&server, &ctx, now)).await?;
     let new = status(&server, &observed, now);
     let ready = |all: &[nokvfs_api::Condition]| {
         all.iter().find(|condition| condition.kind == types::READY).map(|ready| (ready.status, ready.reason.clone()))
@@ -72,6 +73,7 @@ async fn converge(server: &MetadataServer, ctx: &Context, now: Timestamp) -> Res
         certificates_end: None,
         apply: None,
         ready: 0,
+        unready: None,
         current: false,
         volumes: volumes(server, ctx).await?,
     };
@@ -101,6 +103,7 @@ async fn converge(server: &MetadataServer, ctx: &Context, now: Timestamp) -> Res
     };
     match apply(ctx, server, &desired::desired(server, &ctx.defaults, &inputs)).await {
         Ok(applied) => {
+            let has_pods = applied.is_some();
             let set = applied.or(present);
             let generation = set.as_ref().and_then(|set| set.metadata.generation);
             let status = set.and_then(|set| set.status).unwrap_or_default();
@@ -108,6 +111,9 @@ async fn converge(server: &MetadataServer, ctx: &Context, now: Timestamp) -> Res
             observed.current = status.observed_generation == generation
                 && status.updated_replicas.unwrap_or(0) == server.spec.replicas
                 && observed.ready == server.spec.replicas;
+            if has_pods && observed.ready == 0 {
+                observed.unready = readiness::unready(&ctx.client, server).await;
+            }
         }
         Err(error) => observed.apply = Some(format!("{error}; the operator goes on trying")),
     }

@@ -27,6 +27,15 @@ impl StorageState {
     }
 }
 
+/// Why the pod of a server is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unready {
+    /// The server says that it can't reach its object store, in these words.
+    ObjectStore(String),
+    /// Anything else that the server or Kubernetes says.
+    Other(String),
+}
+
 /// What the cluster shows of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
@@ -42,6 +51,8 @@ pub struct Observed {
     pub apply: Option<String>,
     /// Ready pods.
     pub ready: i32,
+    /// Why no pod is ready, where someone tells.
+    pub unready: Option<Unready>,
     /// Whether the StatefulSet has rolled out the latest template.
     pub current: bool,
     /// NoKVMounts that name the server.
@@ -150,12 +161,24 @@ fn ready(observed: &Observed, storage: &Verdict, certificates: &Verdict, name: &
         ConditionStatus::False => format!("; {}", storage.message),
         _ => String::new(),
     };
-    Verdict::bad(
-        reasons::PODS_NOT_READY,
-        format!(
-            "the pod {name}-0 is not ready: `kubectl logs {name}-0` and `kubectl describe pod {name}-0` tell why{waits}"
+    let (logs, pod) = (format!("`kubectl logs {name}-0`"), format!("`kubectl describe pod {name}-0`"));
+    match &observed.unready {
+        Some(Unready::ObjectStore(text)) => Verdict::bad(
+            reasons::OBJECT_STORE_UNREACHABLE,
+            format!(
+                "{text}; check spec.objectStore (endpoint, bucket, region), the credentials' Secret and the network from \
+                 the pod {name}-0"
+            ),
         ),
-    )
+        Some(Unready::Other(text)) => Verdict::bad(
+            reasons::PODS_NOT_READY,
+            format!("the pod {name}-0 is not ready: {text}; {logs} and {pod} tell more{waits}"),
+        ),
+        None => Verdict::bad(
+            reasons::PODS_NOT_READY,
+            format!("the pod {name}-0 is not ready: {logs} and {pod} tell why{waits}"),
+        ),
+    }
 }
 
 fn reconciling(settled: bool, ready: &Verdict) -> Verdict {

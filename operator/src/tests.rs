@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use jiff::{Timestamp, ToSpan};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 use nokvfs_api::{Condition, ConditionStatus, MetadataServer, NoKVMount, VolumeHandle, names, reasons, types};
 use nokvfs_types::{MountId, VolumeId, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage};
@@ -9,7 +10,7 @@ use nokvfs_types::{MountId, VolumeId, VolumeInfo, VolumeSpec, VolumeState, Volum
 use crate::certificates::{Authority, Role, text};
 use crate::desired::{Defaults, Inputs, desired};
 use crate::mount_status::{MAX_NODES, Seen, Trouble, mount_status};
-use crate::status::{Observed, StorageState, status};
+use crate::status::{Observed, StorageState, Unready, status};
 
 fn now() -> Timestamp {
     "2026-03-01T00:00:00Z".parse().unwrap()
@@ -116,7 +117,11 @@ fn services_budget_and_policy() {
     let ports: Vec<i32> = all.service.spec.unwrap().ports.unwrap().iter().map(|port| port.port).collect();
     assert_eq!(ports, [7440, 7441]);
     assert!(all.budget.spec.unwrap().max_unavailable.is_some());
-    assert!(all.policy.is_some());
+    // The operator and the kubelet ask the HTTP port from wherever they are.
+    let rule = all.policy.unwrap().spec.unwrap().ingress.unwrap().remove(0);
+    assert_eq!(rule.from, None);
+    let open: Vec<_> = rule.ports.unwrap().into_iter().filter_map(|port| port.port).collect();
+    assert_eq!(open, [7440, 7441].map(IntOrString::Int));
     assert_eq!(desired(&server(serde_json::json!({})), &defaults(), &inputs()).policy, None);
 }
 
@@ -128,6 +133,7 @@ fn observed() -> Observed {
         certificates_end: Some(now()),
         apply: None,
         ready: 1,
+        unready: None,
         current: true,
         volumes: 2,
     }
@@ -179,6 +185,32 @@ fn what_keeps_a_server_from_serving_is_said_with_what_to_do() {
         assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::False, reason));
         assert!(ready.message.contains(words), "{}", ready.message);
         assert_eq!(condition(&status.conditions, types::RECONCILING).status, ConditionStatus::True);
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_reached_is_a_reason_of_its_own() {
+    let told = Some(Unready::ObjectStore("the S3 object store can't be reached: refused".into()));
+    let away = Observed { ready: 0, unready: told.clone(), ..observed() };
+    let other = Observed { ready: 0, unready: Some(Unready::Other("it is stopping".into())), ..observed() };
+    let cases: [(Observed, &str, &[&str]); 4] = [
+        (
+            away.clone(),
+            reasons::OBJECT_STORE_UNREACHABLE,
+            &["the S3 object store can't be reached: refused; check spec.objectStore", "the pod m-0"],
+        ),
+        (other, reasons::PODS_NOT_READY, &["m-0 is not ready: it is stopping", "kubectl logs m-0"]),
+        // What the server can't know goes first.
+        (Observed { credentials: Some("make it".into()), ..away.clone() }, reasons::CREDENTIALS_MISSING, &["make it"]),
+        (Observed { ready: 1, ..away }, reasons::AS_DESIRED, &["serving"]),
+    ];
+    for (observed, reason, words) in cases {
+        let status = status(&server(serde_json::json!({})), &observed, now());
+        let ready = condition(&status.conditions, types::READY);
+        assert_eq!(ready.reason, reason);
+        for word in words {
+            assert!(ready.message.contains(word), "{word} is not in {}", ready.message);
+        }
     }
 }
 

@@ -181,6 +181,9 @@ def diagnose() -> None:
         print(kubectl(*args, check=False)[-6000:])
     for line in kubectl("get", "pods", "-n", NAMESPACE, "-o", "name", check=False).split():
         print(f"-- {line}\n" + kubectl("logs", line, "-n", NAMESPACE, "--all-containers", "--tail=25", check=False)[-4000:])
+    for name in ("proxy1", "proxy2", "coredns", "kcm"):
+        print(f"-- {name}\n" + run("tail", "-n", "15", str(STATE / "logs" / f"{name}.log"), check=False)[-3000:])
+    print(run("sh", "-c", "iptables-save -t nat | grep -i nokv", check=False)[-6000:])
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 //! Objects on their way from the stage to the store, and the slices they belong to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nokvfs_types::{BLOCK_SIZE, SliceId, UploadId};
@@ -10,7 +10,9 @@ use tokio::sync::{Notify, OnceCell};
 use crate::codec::FrameWriter;
 use crate::file::{OpenFile, Source};
 use crate::frames::SlicePart;
+use crate::pack::{Pack, is_small};
 use crate::ranges::{At, RangeMap};
+use crate::stage::StageBlock;
 use crate::store::Bodies;
 use crate::{BodyError, FRAME_PAYLOAD};
 
@@ -39,6 +41,8 @@ pub(crate) struct OpenSlice {
     /// Bytes of all objects. All but the last are whole blocks.
     len: AtomicU64,
     fate: AtomicU8,
+    /// The pack that it became a part of, and where it begins there.
+    pack: OnceLock<(Arc<Pack>, u64)>,
 }
 
 impl OpenSlice {
@@ -50,11 +54,26 @@ impl OpenSlice {
             upload: OnceCell::new(),
             len: AtomicU64::new(0),
             fate: AtomicU8::new(UNSENT),
+            pack: OnceLock::new(),
         })
     }
 
     pub fn len(&self) -> u64 {
-        self.len.load(Ordering::Relaxed)
+        match self.pack.get() {
+            Some((pack, _)) => pack.len,
+            None => self.len.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Where its bytes begin in its pack, if it is in one.
+    pub fn base_in_pack(&self) -> Option<u64> {
+        self.pack.get().map(|(_, at)| *at)
+    }
+
+    /// Its bytes are in a pack.
+    pub fn join(&self, pack: &Arc<Pack>, at: u64) {
+        // Once: a slice is uploaded again only after an upload that failed, which joins nothing.
+        drop(self.pack.set((pack.clone(), at)));
     }
 
     /// Whether a further object fits behind those that are there.
@@ -69,6 +88,9 @@ impl OpenSlice {
 
     /// The slice's name, once an upload has begun.
     pub fn known_id(&self) -> Option<SliceId> {
+        if let Some((pack, _)) = self.pack.get() {
+            return Some(SliceId::pack(pack.upload));
+        }
         self.upload.get().map(|upload| SliceId { upload: *upload, inode: self.inode, chunk: self.chunk })
     }
 
@@ -89,9 +111,36 @@ impl OpenSlice {
 
     pub fn published(&self) {
         self.fate.store(PUBLISHED, Ordering::Release);
+        if self.pack.get().is_some() {
+            return;
+        }
         if let Some(upload) = self.upload.get() {
             self.bodies.ids.settle(*upload);
         }
+    }
+
+    /// Uploads pieces as one object of the slice.
+    pub async fn put_pieces(&self, at: u64, pieces: &[Piece]) -> Result<(), BodyError> {
+        let _permit =
+            self.bodies.uploads.acquire().await.map_err(|_| BodyError::Protocol("nothing: uploads are closed"))?;
+        let mut writer = self.writer(at, pieces.iter().map(|piece| piece.len).sum()).await?;
+        for piece in pieces {
+            match &piece.source {
+                Source::Staged { block, at } => {
+                    let (block, at, len) = (block.clone(), *at, piece.len);
+                    // Hashing a block takes a millisecond, and a stage on a disk may have to be read from there.
+                    let copy =
+                        tokio::task::spawn_blocking(move || copy_staged(&mut writer, &block, at, len).map(|()| writer));
+                    writer = copy.await.map_err(|_| BodyError::Stage("reading was stopped".to_owned()))??;
+                }
+                Source::Stored(part) => {
+                    let mut pieces = Vec::new();
+                    self.bodies.frames.fetch(*part, piece.len).pieces(&mut pieces).await?;
+                    pieces.iter().for_each(|piece| writer.push(piece));
+                }
+            }
+        }
+        self.put(at, writer).await.map(drop)
     }
 
     /// Puts one object of the slice.
@@ -113,15 +162,29 @@ impl OpenSlice {
 
 impl Drop for OpenSlice {
     fn drop(&mut self) {
+        let fate = self.fate.load(Ordering::Acquire);
         // Objects of a publish without an answer may be named by the body: they are the session's sweep's.
-        let (Some(slice), UNSENT) = (self.known_id(), self.fate.load(Ordering::Acquire)) else {
-            return;
-        };
-        let bodies = self.bodies.clone();
-        let blocks = SliceId::blocks(self.len());
-        self.bodies.runtime.spawn(async move {
-            let keys: Vec<_> = (0..blocks).map(|block| slice.object_key(bodies.volume, block)).collect();
+        match (self.pack.get(), fate) {
+            (Some((pack, _)), PUBLISHED) => pack.named(),
+            (Some((pack, _)), SENT) => pack.uncertain(),
+            (None, UNSENT) => {
+                if let Some(slice) = self.known_id() {
+                    self.bodies.delete_unused(slice, self.len());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Bodies {
+    /// Deletes the objects of a slice that no body names, in the background.
+    pub(crate) fn delete_unused(self: &Arc<Self>, slice: SliceId, len: u64) {
+        let bodies = self.clone();
+        self.runtime.spawn(async move {
+            let keys: Vec<_> = (0..SliceId::blocks(len)).map(|block| slice.object_key(bodies.volume, block)).collect();
             match bodies.store.delete(&keys).await {
+                Ok(()) if slice.is_pack() => bodies.ids.settle_pack(slice.upload),
                 Ok(()) => bodies.ids.settle(slice.upload),
                 Err(error) => tracing::info!(%slice, %error, "unused objects are left to the sweep of the session"),
             }
@@ -165,6 +228,27 @@ impl Upload {
     }
 }
 
+/// Where staged pieces are: block, position, length.
+pub(crate) fn payload(pieces: &[Piece]) -> impl Iterator<Item = (Arc<StageBlock>, u64, u64)> {
+    pieces.iter().filter_map(|piece| match &piece.source {
+        Source::Staged { block, at } => Some((block.clone(), *at, piece.len)),
+        Source::Stored(_) => None,
+    })
+}
+
+/// Frames bytes of the stage. Reads what may be a disk.
+pub(crate) fn copy_staged(writer: &mut FrameWriter, block: &StageBlock, at: u64, len: u64) -> Result<(), BodyError> {
+    let mut buffer = vec![0; FRAME_PAYLOAD.min(len) as usize];
+    let mut done = 0;
+    while done < len {
+        let part = (len - done).min(FRAME_PAYLOAD) as usize;
+        block.read(at + done, &mut buffer[..part])?;
+        writer.push(&buffer[..part]);
+        done += part as u64;
+    }
+    Ok(())
+}
+
 impl OpenFile {
     /// Uploads in the background, until that has succeeded or the job is dropped.
     pub(crate) fn start_upload(self: &Arc<Self>, upload: Upload, retry: Arc<Notify>) {
@@ -175,7 +259,10 @@ impl OpenFile {
             let mut pause = RETRY_FIRST;
             // The file may have been cut or given up during a pause.
             while file.state.lock().jobs.contains_key(&upload.job) {
-                let result = file.upload_once(&upload).await;
+                let result = match is_small(upload.at, &upload.pieces) {
+                    true => file.bodies.upload_small(&upload.slice, &upload.pieces).await,
+                    false => upload.slice.put_pieces(upload.at, &upload.pieces).await,
+                };
                 let done = file.note_upload(&upload, result);
                 if done {
                     break;
@@ -193,52 +280,23 @@ impl OpenFile {
         });
     }
 
-    async fn upload_once(&self, upload: &Upload) -> Result<SliceId, BodyError> {
-        let _permit =
-            self.bodies.uploads.acquire().await.map_err(|_| BodyError::Protocol("nothing: uploads are closed"))?;
-        let mut writer = upload.slice.writer(upload.at, upload.len()).await?;
-        for piece in &upload.pieces {
-            match &piece.source {
-                Source::Staged { block, at } => {
-                    let (block, at, len) = (block.clone(), *at, piece.len);
-                    // Hashing a block takes a millisecond, and a stage on a disk may have to be read from there.
-                    let copy = tokio::task::spawn_blocking(move || {
-                        let mut buffer = vec![0; FRAME_PAYLOAD.min(len) as usize];
-                        let mut done = 0;
-                        while done < len {
-                            let part = (len - done).min(FRAME_PAYLOAD) as usize;
-                            block.read(at + done, &mut buffer[..part])?;
-                            writer.push(&buffer[..part]);
-                            done += part as u64;
-                        }
-                        Ok::<_, BodyError>(writer)
-                    });
-                    writer = copy.await.map_err(|_| BodyError::Stage("reading was stopped".to_owned()))??;
-                }
-                Source::Stored(part) => {
-                    let mut pieces = Vec::new();
-                    self.bodies.frames.fetch(*part, piece.len).pieces(&mut pieces).await?;
-                    pieces.iter().for_each(|piece| writer.push(piece));
-                }
-            }
-        }
-        upload.slice.put(upload.at, writer).await
-    }
-
     /// Notes how a try ended; answers whether it was the last.
-    fn note_upload(self: &Arc<Self>, upload: &Upload, result: Result<SliceId, BodyError>) -> bool {
+    fn note_upload(self: &Arc<Self>, upload: &Upload, result: Result<(), BodyError>) -> bool {
         let mut state = self.state.lock();
         let Some(job) = state.jobs.get_mut(&upload.job) else {
             return true;
         };
         let done = match result {
-            Ok(slice) => {
+            Ok(()) => {
                 job.uploaded = true;
                 job.error = None;
-                let slice_len = upload.at + upload.len();
-                let mut at = upload.at;
+                // A pack tells its length; a slice of whole blocks may have grown since.
+                let (mut at, slice_len) = match upload.slice.base_in_pack() {
+                    Some(base) => (base, upload.slice.len()),
+                    None => (upload.at, upload.at + upload.len()),
+                };
                 for piece in &upload.pieces {
-                    if let Source::Staged { block, .. } = &piece.source {
+                    if let (Source::Staged { block, .. }, Some(slice)) = (&piece.source, upload.slice.known_id()) {
                         let stored = Source::Stored(SlicePart { slice, offset: at, slice_len });
                         replace(&mut state.live, piece, block, &stored);
                     }
@@ -260,7 +318,7 @@ impl OpenFile {
 }
 
 /// Lets the bytes of a piece that are not overwritten since be read from the object instead of the stage.
-fn replace(live: &mut RangeMap<Source>, piece: &Piece, staged: &Arc<crate::stage::StageBlock>, stored: &Source) {
+fn replace(live: &mut RangeMap<Source>, piece: &Piece, staged: &Arc<StageBlock>, stored: &Source) {
     use crate::ranges::Content;
     let current: Vec<_> = live.within(piece.offset..piece.offset + piece.len).collect();
     for span in current {

@@ -15,6 +15,7 @@ mod file;
 mod frames;
 mod job;
 mod options;
+mod pack;
 mod publish;
 mod ranges;
 mod read;

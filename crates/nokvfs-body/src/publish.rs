@@ -255,9 +255,9 @@ impl State {
             let mut fresh = RangeMap::default();
             for job in jobs.iter().filter_map(|number| self.jobs.get(number)) {
                 let Some(slice) = job.slice.known_id() else { continue };
-                let slice_len = job.slice.len();
+                let (base, slice_len) = (job.slice.base_in_pack().unwrap_or(0), job.slice.len());
                 for span in job.content.iter() {
-                    let part = SlicePart { slice, offset: span.content.0, slice_len };
+                    let part = SlicePart { slice, offset: base + span.content.0, slice_len };
                     fresh.lay(span.start, span.len, part);
                 }
                 if !step.slices.iter().any(|known| Arc::ptr_eq(known, &job.slice)) {

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::frames::Frames;
+use crate::pack::Packer;
 use crate::stage::Stage;
 use crate::stream::AheadLimit;
 use crate::uploads::{UploadIds, background};
@@ -34,6 +35,7 @@ pub struct Bodies {
     pub(crate) frames: Arc<Frames>,
     pub(crate) ids: Arc<UploadIds>,
     pub(crate) uploads: Semaphore,
+    pub(crate) packer: Packer,
     pub(crate) ahead: AheadLimit,
     pub(crate) runtime: tokio::runtime::Handle,
     /// Bytes that are on their way from the stage to the store.
@@ -54,10 +56,11 @@ impl Bodies {
             .map_err(|_| BodyError::Options("Bodies::new must be called inside a tokio runtime".to_owned()))?;
         let volume = service.volume().id;
         Ok(Arc::new(Bodies {
-            ids: UploadIds::new(service.clone()),
+            ids: UploadIds::new(service.clone(), runtime.clone()),
             frames: Frames::new(store.clone(), volume, &options),
             stage: Stage::new(&options)?,
             uploads: Semaphore::new(options.upload_parallelism),
+            packer: Packer::default(),
             ahead: AheadLimit::new(options.read_ahead_max, options.read_buffer),
             leaving: AtomicU64::new(0),
             files: Mutex::default(),

@@ -16,6 +16,8 @@ use crate::BodyError;
 const BLOCK: u32 = 1024;
 /// With fewer left, the next block is reserved in the background.
 const LOW: u64 = 256;
+/// How long after a pack was settled the server is told, so that it can collect packs that nothing names.
+const TELL: Duration = Duration::from_secs(5);
 /// How long a request that no front end waits for may take.
 pub(crate) const BACKGROUND: Duration = Duration::from_secs(30);
 
@@ -31,6 +33,7 @@ pub(crate) struct UploadIds {
     ids: Mutex<Ids>,
     /// One reservation at a time.
     turn: Semaphore,
+    runtime: tokio::runtime::Handle,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +44,7 @@ struct Ids {
     /// The first id that was never given out.
     next: u64,
     refilling: bool,
+    telling: bool,
 }
 
 impl Ids {
@@ -66,8 +70,8 @@ impl Ids {
 }
 
 impl UploadIds {
-    pub fn new(service: Arc<dyn MetadataService>) -> Arc<Self> {
-        Arc::new(Self { service, ids: Mutex::default(), turn: Semaphore::new(1) })
+    pub fn new(service: Arc<dyn MetadataService>, runtime: tokio::runtime::Handle) -> Arc<Self> {
+        Arc::new(Self { service, ids: Mutex::default(), turn: Semaphore::new(1), runtime })
     }
 
     /// A fresh id. It counts as open until it is settled.
@@ -81,13 +85,32 @@ impl UploadIds {
         if let Some(id) = self.pop() {
             return Ok(id);
         }
-        self.reserve().await?;
+        self.reserve(BLOCK).await?;
         self.pop().ok_or(BodyError::Protocol("ReserveUploads"))
     }
 
     /// The id's objects are published or deleted.
     pub fn settle(&self, id: UploadId) {
         self.ids.lock().open.remove(&id.0);
+    }
+
+    /// The pack's bodies are published, or its object is deleted. The server hears of it a little later, or by the next
+    /// reservation.
+    pub fn settle_pack(self: &Arc<Self>, id: UploadId) {
+        let mut ids = self.ids.lock();
+        ids.open.remove(&id.0);
+        if std::mem::replace(&mut ids.telling, true) {
+            return;
+        }
+        drop(ids);
+        let this = self.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(TELL).await;
+            this.ids.lock().telling = false;
+            if let Err(error) = this.reserve(0).await {
+                tracing::debug!(%error, "settled uploads are told with the next reservation");
+            }
+        });
     }
 
     fn pop(self: &Arc<Self>) -> Option<UploadId> {
@@ -98,7 +121,7 @@ impl UploadIds {
             let this = self.clone();
             tokio::spawn(async move {
                 let result = match this.turn.acquire().await {
-                    Ok(_turn) => this.reserve().await,
+                    Ok(_turn) => this.reserve(BLOCK).await,
                     Err(_) => Ok(()),
                 };
                 this.ids.lock().refilling = false;
@@ -110,11 +133,13 @@ impl UploadIds {
         Some(UploadId(id))
     }
 
-    async fn reserve(&self) -> Result<(), BodyError> {
+    async fn reserve(&self, count: u32) -> Result<(), BodyError> {
         let settled = self.ids.lock().settled();
-        match self.service.mutate(&background(), Mutation::ReserveUploads { count: BLOCK, settled }).await? {
+        match self.service.mutate(&background(), Mutation::ReserveUploads { count, settled }).await? {
             Applied::Uploads { first, count } => {
-                self.ids.lock().ready.push_back(first.0..first.0 + u64::from(count));
+                if count > 0 {
+                    self.ids.lock().ready.push_back(first.0..first.0 + u64::from(count));
+                }
                 Ok(())
             }
             _ => Err(BodyError::Protocol("ReserveUploads")),

@@ -12,12 +12,18 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::Shared;
-use crate::probe::StoreProbe;
+use crate::probe::{StoreProbe, Trouble};
 
 /// Volumes whose usage is shown: more would make the page long and Prometheus slow.
 const VOLUMES_MAX: u32 = 1000;
 /// The content type of OpenMetrics text.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Header of a 503 of `/readyz`: the reason in one word for programs, where they should know it; the body is for people.
+/// The operator reads it (operator/src/readiness.rs), and it may be older or newer than this server: neither the name nor
+/// the words may change.
+const REASON: &str = "x-nokv-reason";
+/// A word of [`REASON`]; `reasons::OBJECT_STORE_UNREACHABLE` of nokvfs-api.
+const OBJECT_STORE_UNREACHABLE: &str = "ObjectStoreUnreachable";
 
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
@@ -25,14 +31,36 @@ pub(crate) struct Status {
     pub(crate) probe: Arc<StoreProbe>,
 }
 
+/// Why requests can't be served.
+#[derive(Debug)]
+enum Unready {
+    /// The server itself.
+    Server(String),
+    /// The object store.
+    Store(Trouble),
+}
+
 impl Status {
     /// Whether requests can be served, down to the object store.
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<(), Unready> {
         if self.shared.draining.is_cancelled() {
-            return Err("the server is stopping".to_owned());
+            return Err(Unready::Server("the server is stopping".to_owned()));
         }
-        self.shared.backend.health()?;
-        self.probe.answer()
+        self.shared.backend.health().map_err(Unready::Server)?;
+        self.probe.answer().map_err(Unready::Store)
+    }
+}
+
+impl IntoResponse for Unready {
+    fn into_response(self) -> Response {
+        match self {
+            Unready::Server(text) => (StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")).into_response(),
+            Unready::Store(trouble) => {
+                // Not to have been asked in time says nothing about the store.
+                let reason = matches!(trouble, Trouble::Unreachable(_)).then_some([(REASON, OBJECT_STORE_UNREACHABLE)]);
+                (StatusCode::SERVICE_UNAVAILABLE, reason, format!("{trouble}\n")).into_response()
+            }
+        }
     }
 }
 
@@ -49,7 +77,7 @@ pub(crate) async fn serve(listener: TcpListener, status: Status, stop: Cancellat
 async fn readyz(State(status): State<Status>) -> Response {
     match status.ready() {
         Ok(()) => "ok\n".into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+        Err(unready) => unready.into_response(),
     }
 }
 

@@ -1,7 +1,13 @@
-//! Of options and certificates' names.
+//! Of options, certificates' names and the object store's answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nokvfs_object::MemoryStore;
 
 use crate::options::{Listen, check_listen};
 use crate::peer::Role;
+use crate::probe::{StoreProbe, Trouble, news};
 
 fn listen(text: &str) -> Listen {
     text.parse().expect(text)
@@ -55,5 +61,24 @@ fn a_damaged_certificate_is_refused_and_never_panics() {
         bad[at] ^= 0xff;
         // Where the name itself is untouched the role may stand: the signature is the TLS library's to check.
         drop(Role::of_certificate(&bad));
+    }
+}
+
+#[test]
+fn the_log_tells_the_first_answer_and_each_change_once() {
+    let failed = |text: &str| Err(Trouble::Unreachable(text.into()));
+    assert!(news(&Err(Trouble::NotAsked), &failed("refused")), "also when it never answered");
+    assert!(news(&Err(Trouble::NotAsked), &Ok(())));
+    assert!(news(&Ok(()), &failed("refused")) && news(&failed("refused"), &Ok(())));
+    assert!(!news(&Ok(()), &Ok(())));
+    assert!(!news(&failed("request 1"), &failed("request 2")));
+}
+
+#[test]
+fn a_store_that_was_not_asked_is_not_called_unreachable() {
+    let probe = StoreProbe::new(Arc::new(MemoryStore::new()), Duration::from_secs(60));
+    assert_eq!(probe.answer(), Err(Trouble::NotAsked));
+    for trouble in [Trouble::NotAsked, Trouble::Stale] {
+        assert!(!trouble.to_string().contains("can't be reached"), "{trouble}");
     }
 }

@@ -18,7 +18,10 @@ pub const INLINE_EXTENTS: usize = 8;
 /// writer rewrites the chunk first.
 pub const MAX_CHUNK_EXTENTS: usize = 512;
 
-/// One upload's bytes for one chunk of one file.
+/// Most bytes of a pack: an object that holds small bodies of several files.
+pub const PACK_SIZE: u64 = 1 << 20;
+
+/// One upload's bytes for one chunk of one file, or for several files (a *pack*: inode and chunk 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SliceId {
     /// The upload; unique in the volume.
@@ -30,6 +33,16 @@ pub struct SliceId {
 }
 
 impl SliceId {
+    /// The slice of an upload that several files share.
+    pub const fn pack(upload: UploadId) -> SliceId {
+        SliceId { upload, inode: InodeId(0), chunk: 0 }
+    }
+
+    /// Whether several files share the slice.
+    pub fn is_pack(&self) -> bool {
+        self.inode == InodeId(0)
+    }
+
     /// The key of one of the slice's objects.
     pub fn object_key(&self, volume: VolumeId, block: u32) -> String {
         format!("{}{}", slice_prefix(volume, self), block)
@@ -43,6 +56,9 @@ impl SliceId {
 
 impl fmt::Display for SliceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_pack() {
+            return write!(f, "pack {}", self.upload);
+        }
         write!(f, "upload {} of inode {}, chunk {}", self.upload, self.inode, self.chunk)
     }
 }

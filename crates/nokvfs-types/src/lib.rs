@@ -15,8 +15,8 @@ mod volume;
 
 pub use attr::{Attr, FileKind, Timestamp};
 pub use body::{
-    BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, INLINE_EXTENTS, MAX_CHUNK_EXTENTS, SliceId, owner_key, slice_prefix,
-    upload_prefix, volume_prefix,
+    BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, INLINE_EXTENTS, MAX_CHUNK_EXTENTS, PACK_SIZE, SliceId, owner_key,
+    slice_prefix, upload_prefix, volume_prefix,
 };
 pub use errors::MetaError;
 pub use event::{Event, RecordFamily};

@@ -23,6 +23,8 @@ pub mod reasons {
     pub const AS_DESIRED: &str = "AsDesired";
     /// The pods are not ready yet.
     pub const PODS_NOT_READY: &str = "PodsNotReady";
+    /// The server runs and can't reach its S3 object store. Servers answer this word themselves: it can't change.
+    pub const OBJECT_STORE_UNREACHABLE: &str = "ObjectStoreUnreachable";
     /// No StorageClass is named and the cluster has no default one.
     pub const NO_STORAGE_CLASS: &str = "NoStorageClass";
     /// The claim of the metadata is not bound.

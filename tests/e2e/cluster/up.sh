@@ -13,7 +13,7 @@ fi
 "$here/down.sh" >/dev/null 2>&1 || true
 [ "$(id -u)" = 0 ] || { say "the local cluster needs root"; exit 1; }
 
-mkdir -p "$STATE"/{pki,etcd,logs,pids,kubelet1,kubelet2,containerd1,containerd2,cni1,cni2} "$RUN"
+mkdir -p "$STATE"/{pki,etcd,logs,pids,podlogs1,podlogs2,kubelet1,kubelet2,containerd1,containerd2,cni1,cni2} "$RUN"
 chmod 700 "$STATE"
 ls -d /run/netns/cni-* > "$STATE/netns.before" 2>/dev/null || true
 cd "$STATE"
@@ -74,6 +74,8 @@ imageGCHighThresholdPercent: 100
 localStorageCapacityIsolation: false
 shutdownGracePeriod: 0s
 syncFrequency: 10s
+# A folder for each node: a kubelet removes the logs of pods it does not know.
+podLogsDir: $STATE/podlogs$n
 Y
 done
 # Two kubelets below one cgroup root would remove each other's pods.

@@ -4,7 +4,7 @@ use futures::stream::{StreamExt, TryStreamExt};
 use nokvfs_types::{MetaError, MountId, SliceId, Version};
 
 use crate::engine::{Core, object_error};
-use crate::layout::{Body, ChunkRecord, InodeRecord, Key};
+use crate::layout::{Body, ChunkRecord, InodeRecord, Key, PackRecord};
 use crate::service::MetaResult;
 use crate::store::ReadRecords;
 
@@ -19,6 +19,11 @@ impl Core {
     /// extents from one to the other, neither names them.
     pub(super) fn named_blocks(&self, mount: MountId, slice: &SliceId) -> MetaResult<(u32, Version)> {
         self.store.view(|reads| {
+            if slice.is_pack() {
+                let pack = reads.get::<PackRecord>(&Key::Pack(mount, slice.upload))?;
+                let named = pack.filter(|(pack, _)| pack.named > 0);
+                return Ok(named.map_or((0, Version(0)), |(pack, seen)| (SliceId::blocks(pack.len.into()), seen)));
+            }
             let inode = reads.get::<InodeRecord>(&Key::Inode(mount, slice.inode))?;
             let Some((inode, mut newest)) = inode else { return Ok((0, Version(0))) };
             let extents = match inode.body {

@@ -8,8 +8,9 @@ use futures::{StreamExt, TryStreamExt};
 use nokvfs_types::{InodeId, MetaError, MountId, SessionId, SliceId, UploadId, VolumeId, VolumeState, upload_prefix};
 
 use super::Next;
+use crate::commit::Txn;
 use crate::engine::Core;
-use crate::layout::{Key, SessionRecord, VolumeRecord};
+use crate::layout::{Key, KeyPrefix, PackRecord, SessionRecord, VolumeRecord};
 use crate::service::MetaResult;
 use crate::session::ENDED;
 use crate::store::ReadRecords;
@@ -76,10 +77,14 @@ async fn step(core: &Arc<Core>, session: SessionId) -> MetaResult<bool> {
         }
         _ => UploadId(u64::MAX),
     };
+    let mount = record.mount;
     core.committer
         .submit(move |txn| {
             let key = Key::Session(session);
             let Some(mut record) = txn.get::<SessionRecord>(&key)? else { return Ok(true) };
+            if let Some((first, _)) = record.uploads.first() {
+                drop_packs(txn, mount, *first, swept)?;
+            }
             record.uploads.retain(|(_, end)| *end > swept);
             if let Some((first, _)) = record.uploads.first_mut() {
                 *first = swept.max(*first);
@@ -115,6 +120,17 @@ async fn sweep(core: &Core, mount: MountId, volume: VolumeId, upload: UploadId) 
         Ok(block >= blocks)
     })
     .await
+}
+
+/// Removes the records of packs whose objects were swept.
+fn drop_packs(txn: &mut Txn<'_>, mount: MountId, first: UploadId, end: UploadId) -> MetaResult<()> {
+    let mut keys = Vec::new();
+    txn.scan::<PackRecord>(&KeyPrefix::packs_from(mount, first), None, STEP as usize, |key, pack| {
+        if pack.named == 0 && matches!(key, Key::Pack(_, upload) if upload < end) {
+            keys.push(key);
+        }
+    })?;
+    keys.iter().try_for_each(|key| txn.delete(key))
 }
 
 /// Slice and block of an object's key.

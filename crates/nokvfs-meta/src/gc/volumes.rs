@@ -9,7 +9,8 @@ use crate::commit::Txn;
 use crate::engine::{Core, object_error};
 use crate::layout::{
     AllocatorRecord, ChunkRecord, CountersRecord, DentryRecord, Family, InodeRecord, Key, KeyPrefix, OrphanRecord,
-    ParentRecord, Record, SessionByMountRecord, TopologyRecord, VolumeNameRecord, VolumeRecord, XattrRecord,
+    PackRecord, ParentRecord, Record, SessionByMountRecord, TopologyRecord, VolumeNameRecord, VolumeRecord,
+    XattrRecord,
 };
 use crate::service::MetaResult;
 use crate::store::ReadRecords;
@@ -67,6 +68,7 @@ fn remove(txn: &mut Txn<'_>, family: Family, mount: MountId) -> MetaResult<usize
         Family::Allocator => remove_of::<AllocatorRecord>(txn, mount),
         Family::SessionByMount => remove_of::<SessionByMountRecord>(txn, mount),
         Family::Topology => remove_of::<TopologyRecord>(txn, mount),
+        Family::Pack => remove_of::<PackRecord>(txn, mount),
         Family::Garbage
         | Family::Volume
         | Family::VolumeName

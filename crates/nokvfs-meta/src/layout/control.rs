@@ -1,7 +1,7 @@
 //! Records of the server, its volumes and their sessions.
 
 use bytes::Bytes;
-use nokvfs_types::{MountId, OpId, SliceId, Timestamp, UploadId, VolumeId, VolumeSpec, VolumeState};
+use nokvfs_types::{MountId, OpId, SessionId, SliceId, Timestamp, UploadId, VolumeId, VolumeSpec, VolumeState};
 use uuid::Uuid;
 
 use super::codec::{Reader, Record, put_bytes, put_slice, put_time, put_u16, put_u32, put_u64, put_varint};
@@ -42,6 +42,34 @@ impl Record for GarbageRecord {
             slices.push((from.slice()?, from.varint()?));
         }
         from.finish(GarbageRecord { mount, volume, slices })
+    }
+}
+
+/// An object that several files share. Made by the first publish that names it; gone once no record names it and its
+/// writer can't publish more of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackRecord {
+    /// The session that uploaded it.
+    pub owner: SessionId,
+    /// Its bytes, at most [`nokvfs_types::PACK_SIZE`].
+    pub len: u32,
+    /// Inode and chunk records that name it.
+    pub named: u32,
+}
+
+impl Record for PackRecord {
+    const FAMILY: Family = Family::Pack;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.owner.0);
+        put_u32(out, self.len);
+        put_u32(out, self.named);
+    }
+
+    fn decode(payload: &[u8]) -> MetaResult<Self> {
+        let mut from = Reader::new("pack record", payload);
+        let record = PackRecord { owner: SessionId(from.u64()?), len: from.u32()?, named: from.u32()? };
+        from.finish(record)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::hash::Hasher;
 
 use bytes::Bytes;
-use nokvfs_types::{InodeId, MetaError, MountId, Name, SessionId, VolumeId};
+use nokvfs_types::{InodeId, MetaError, MountId, Name, SessionId, UploadId, VolumeId};
 use siphasher::sip::SipHasher13;
 
 use crate::service::MetaResult;
@@ -76,11 +76,13 @@ pub enum Family {
     Slot = 16,
     /// [`Key::Topology`].
     Topology = 17,
+    /// [`Key::Pack`].
+    Pack = 18,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 17] = [
+    pub const ALL: [Family; 18] = [
         Family::Inode,
         Family::Dentry,
         Family::Chunk,
@@ -98,10 +100,11 @@ impl Family {
         Family::SessionByMount,
         Family::Slot,
         Family::Topology,
+        Family::Pack,
     ];
 
     /// Families whose keys continue with a mount: what a volume's deletion removes.
-    pub const OF_MOUNT: [Family; 11] = [
+    pub const OF_MOUNT: [Family; 12] = [
         Family::Inode,
         Family::Dentry,
         Family::Chunk,
@@ -113,6 +116,7 @@ impl Family {
         Family::Allocator,
         Family::SessionByMount,
         Family::Topology,
+        Family::Pack,
     ];
 
     /// The tree that holds it.
@@ -165,6 +169,8 @@ pub enum Key {
     Slot(SessionId, u16),
     /// Fences moves of directories in a volume.
     Topology(MountId),
+    /// An object that several files share, by its upload.
+    Pack(MountId, UploadId),
 }
 
 impl Key {
@@ -188,6 +194,7 @@ impl Key {
             Key::SessionByMount(..) => Family::SessionByMount,
             Key::Slot(..) => Family::Slot,
             Key::Topology(_) => Family::Topology,
+            Key::Pack(..) => Family::Pack,
         }
     }
 
@@ -224,6 +231,7 @@ impl Key {
             Key::Server => {}
             Key::Session(session) => out.extend_from_slice(&session.0.to_be_bytes()),
             Key::SessionByMount(mount, session) => put_two(&mut out, mount.0, session.0),
+            Key::Pack(mount, upload) => put_two(&mut out, mount.0, upload.0),
             Key::Slot(session, slot) => {
                 out.extend_from_slice(&session.0.to_be_bytes());
                 out.extend_from_slice(&slot.to_be_bytes());
@@ -274,6 +282,7 @@ fn decode_parts(family: Family, parts: &mut Parts<'_>) -> Option<Key> {
         Family::SessionByMount => Key::SessionByMount(parts.mount()?, SessionId(parts.u64()?)),
         Family::Slot => Key::Slot(SessionId(parts.u64()?), u16::from_be_bytes(parts.take()?)),
         Family::Topology => Key::Topology(parts.mount()?),
+        Family::Pack => Key::Pack(parts.mount()?, UploadId(parts.u64()?)),
     })
 }
 
@@ -439,6 +448,13 @@ impl KeyPrefix {
     /// The slots of a session.
     pub fn slots(session: SessionId) -> Self {
         KeyPrefix::new(Family::Slot, &[session.0])
+    }
+
+    /// The packs of a volume from this upload on.
+    pub fn packs_from(mount: MountId, upload: UploadId) -> Self {
+        let mut prefix = KeyPrefix::of_mount(Family::Pack, mount);
+        prefix.after = upload.0.checked_sub(1).map(|before| Key::Pack(mount, UploadId(before)).encode());
+        prefix
     }
 
     /// What it ranges over.

@@ -15,8 +15,8 @@ mod tests;
 
 pub use codec::{MAX_VALUE, Record, open_value, seal_value};
 pub use control::{
-    AllocatorRecord, CountersRecord, GarbageRecord, ServerRecord, SessionByMountRecord, SessionRecord, SlotRecord,
-    TopologyRecord, VolumeNameRecord, VolumeRecord, VolumeUuidRecord,
+    AllocatorRecord, CountersRecord, GarbageRecord, PackRecord, ServerRecord, SessionByMountRecord, SessionRecord,
+    SlotRecord, TopologyRecord, VolumeNameRecord, VolumeRecord, VolumeUuidRecord,
 };
 pub use file::{Body, ChunkRecord, DentryRecord, InodeRecord, OrphanRecord, ParentRecord, XattrRecord};
 pub use key::{Family, Key, KeyPrefix, Tree, dentry_hash};

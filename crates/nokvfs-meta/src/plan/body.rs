@@ -79,10 +79,42 @@ fn slices<'e>(extents: impl IntoIterator<Item = &'e Extent>) -> BTreeMap<SliceId
 }
 
 impl Plan<'_, '_> {
-    /// Slices that `old` names and `new` does not become garbage.
-    pub(super) fn release(&mut self, old: &[Extent], new: &[Extent]) {
-        let kept = slices(new);
-        self.garbage.extend(slices(old).into_iter().filter(|(slice, _)| !kept.contains_key(slice)));
+    /// A record names the extents `new` instead of `old`: slices that it does not name any more become garbage, packs
+    /// are counted.
+    pub(super) fn release(&mut self, old: &[Extent], new: &[Extent]) -> MetaResult<()> {
+        self.split(old, &[new])
+    }
+
+    /// The same where several records take the place of one.
+    fn split(&mut self, old: &[Extent], new: &[&[Extent]]) -> MetaResult<()> {
+        let before = slices(old);
+        let after: Vec<_> = new.iter().map(|record| slices(*record)).collect();
+        let mut packs: BTreeMap<SliceId, (u64, i64)> = BTreeMap::new();
+        for (slice, len) in &before {
+            if slice.is_pack() {
+                packs.entry(*slice).or_insert((*len, 0)).1 -= 1;
+            } else if !after.iter().any(|record| record.contains_key(slice)) {
+                self.garbage.push((*slice, *len));
+            }
+        }
+        for (slice, len) in after.iter().flatten().filter(|(slice, _)| slice.is_pack()) {
+            packs.entry(*slice).or_insert((*len, 0)).1 += 1;
+        }
+        packs.retain(|_, (_, change)| *change != 0);
+        packs.into_iter().try_for_each(|(pack, (len, change))| self.count_pack(pack, len, change))
+    }
+
+    /// Nobody will ever read these uploads.
+    pub(super) fn abandon(&mut self, extents: &[Extent]) -> MetaResult<()> {
+        for (slice, len) in slices(extents) {
+            if slice.is_pack() {
+                // With a record it goes once it is settled.
+                self.count_pack(slice, len, 0)?;
+            } else {
+                self.garbage.push((slice, len));
+            }
+        }
+        Ok(())
     }
 
     /// Cuts a body to `size` and charges for it. If that takes more than one command allows, the end of the file is
@@ -96,7 +128,7 @@ impl Plan<'_, '_> {
         match std::mem::replace(&mut record.body, Body::None) {
             Body::Inline(old) => {
                 let new = cut(&old, size);
-                self.release(&old, &new);
+                self.release(&old, &new)?;
                 record.mapped = mapped(&new);
                 record.body = Body::Inline(new);
             }
@@ -152,7 +184,7 @@ impl Plan<'_, '_> {
         for (number, chunk) in last {
             let key = Key::Chunk(mount, inode, number);
             let new = cut(&chunk.extents, reached);
-            self.release(&chunk.extents, &new);
+            self.release(&chunk.extents, &new)?;
             record.mapped = record.mapped.saturating_sub(mapped(&chunk.extents) - mapped(&new));
             if new.is_empty() {
                 self.txn.delete(&key)?;
@@ -171,12 +203,14 @@ impl Plan<'_, '_> {
         match std::mem::replace(&mut record.body, Body::Chunked) {
             Body::Inline(old) => {
                 let new = overlay(&old, fresh);
-                self.release(&old, &new);
                 record.mapped = mapped(&new);
                 if new.len() <= nokvfs_types::INLINE_EXTENTS {
+                    self.release(&old, &new)?;
                     record.body = Body::Inline(new);
                 } else {
-                    for chunk in new.chunk_by(|a, b| chunk_of(a.offset) == chunk_of(b.offset)) {
+                    let chunks: Vec<_> = new.chunk_by(|a, b| chunk_of(a.offset) == chunk_of(b.offset)).collect();
+                    self.split(&old, &chunks)?;
+                    for chunk in chunks {
                         self.put_chunk(inode, chunk.to_vec())?;
                     }
                 }
@@ -186,7 +220,7 @@ impl Plan<'_, '_> {
                     let key = Key::Chunk(self.target.mount, inode, chunk_of(fresh[0].offset));
                     let old = self.txn.get::<ChunkRecord>(&key)?.map_or_else(Vec::new, |chunk| chunk.extents);
                     let new = overlay(&old, fresh);
-                    self.release(&old, &new);
+                    self.release(&old, &new)?;
                     record.mapped = (record.mapped + mapped(&new)).saturating_sub(mapped(&old));
                     self.put_chunk(inode, new)?;
                 }
@@ -221,7 +255,7 @@ impl Plan<'_, '_> {
                 }
                 cost += chunk_cost(&chunk);
                 removed += mapped(&chunk.extents);
-                self.release(&chunk.extents, &[]);
+                self.release(&chunk.extents, &[])?;
                 self.txn.delete(&key)?;
             }
         }

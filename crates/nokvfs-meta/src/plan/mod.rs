@@ -3,12 +3,14 @@
 //! Owns: the semantics of the filesystem. Must not: wait, or touch anything but its transaction.
 //! Invariants: a directory's size is the number of its entries and its nlink 2 plus its subdirectories; the volume's
 //! counters are the sums over its inodes; an inode without links has an orphan record; no extent names a slice of
-//! another inode or chunk, and a slice that a record stops naming gets a garbage record in the same command.
+//! another inode or chunk unless it is a pack; a slice that no record names any more gets a garbage record in the same
+//! command.
 
 mod allocate;
 mod body;
 mod create;
 mod link;
+mod pack;
 mod publish;
 mod reclaim;
 mod rename;
@@ -22,6 +24,7 @@ use nokvfs_types::{
 
 pub(crate) use allocate::{Allocators, allocator};
 pub(crate) use body::{SIZE_MAX, chunk_of};
+pub(crate) use pack::Writer;
 pub(crate) use xattr::check_xattr_name;
 
 use crate::commit::Txn;
@@ -71,6 +74,7 @@ pub(crate) struct Plan<'p, 'a> {
     caller: &'p Caller,
     hash_secret: &'p [u8; 16],
     allocators: &'p Allocators,
+    writer: Option<Writer<'p>>,
     orphaned: Option<InodeId>,
     garbage: Vec<(SliceId, u64)>,
     more: bool,
@@ -104,7 +108,26 @@ impl<'p, 'a> Plan<'p, 'a> {
         hash_secret: &'p [u8; 16],
         allocators: &'p Allocators,
     ) -> Self {
-        Plan { txn, target, caller, hash_secret, allocators, orphaned: None, garbage: Vec::new(), more: false }
+        Plan {
+            txn,
+            target,
+            caller,
+            hash_secret,
+            allocators,
+            writer: None,
+            orphaned: None,
+            garbage: Vec::new(),
+            more: false,
+        }
+    }
+
+    /// Plans for a session, which may publish packs.
+    pub(crate) fn writer(self, writer: Writer<'p>) -> Self {
+        Plan { writer: Some(writer), ..self }
+    }
+
+    pub(crate) fn txn(&mut self) -> &mut Txn<'a> {
+        self.txn
     }
 
     /// Plans a mutation. `ReserveUploads` is the session's.
@@ -130,7 +153,7 @@ impl<'p, 'a> Plan<'p, 'a> {
         self.finish(reply)
     }
 
-    fn finish(mut self, reply: MetaResult<Applied>) -> MetaResult<Outcome> {
+    pub(crate) fn finish(mut self, reply: MetaResult<Applied>) -> MetaResult<Outcome> {
         let garbage = std::mem::take(&mut self.garbage);
         for (number, slices) in (0..GARBAGE_RECORDS).zip(garbage.chunks(GARBAGE_SLICES)) {
             let record = GarbageRecord { mount: self.target.mount, volume: self.target.id, slices: slices.to_vec() };

@@ -15,10 +15,10 @@ impl Plan<'_, '_> {
     pub(super) fn publish(&mut self, publish: &Publish) -> MetaResult<MetaResult<Applied>> {
         check(publish)?;
         self.check_granted(publish)?;
+        self.check_packs(&publish.extents)?;
         let inode = publish.inode;
         let Some(mut record) = self.find_inode(inode)? else {
-            // Nobody will ever read these bytes.
-            self.release(&publish.extents, &[]);
+            self.abandon(&publish.extents)?;
             return Ok(Err(MetaError::NotFound));
         };
         if record.kind != FileKind::File {
@@ -68,7 +68,8 @@ fn check(publish: &Publish) -> MetaResult<()> {
             return invalid("extents that are empty, overlap or are not sorted");
         }
         let chunk = chunk_of(extent.offset);
-        if chunk != chunk_of(end - 1) || extent.slice.chunk != chunk || extent.slice.inode != publish.inode {
+        let own = extent.slice.chunk == chunk && extent.slice.inode == publish.inode;
+        if chunk != chunk_of(end - 1) || !(own || extent.slice.is_pack()) {
             return invalid("an extent that crosses a chunk, or a slice of another chunk or inode");
         }
         let inside = extent.slice_offset.checked_add(extent.len).is_some_and(|end| end <= extent.slice_len);

@@ -20,7 +20,7 @@ impl Plan<'_, '_> {
             let mut freed = record.mapped;
             let mut done = true;
             match std::mem::replace(&mut record.body, Body::None) {
-                Body::Inline(extents) => self.release(&extents, &[]),
+                Body::Inline(extents) => self.release(&extents, &[])?,
                 Body::Chunked => {
                     record.body = Body::Chunked;
                     let (removed, empty) = self.remove_chunks(inode)?;

@@ -8,7 +8,7 @@ use super::{ENDED, Live, SLOTS, slot_key};
 use crate::commit::Txn;
 use crate::engine::Core;
 use crate::layout::{Key, SessionRecord, SlotRecord, VolumeRecord, decode_reply, encode_reply};
-use crate::plan::{Outcome, Plan, Target};
+use crate::plan::{Outcome, Plan, Target, Writer};
 use crate::service::MetaResult;
 
 impl Core {
@@ -65,15 +65,20 @@ impl Core {
         }
         let outcome = match live.inherited.get(&stamp.op).filter(|_| stamp.op != OpId(0)) {
             Some(reply) => answered(decode_reply(reply)?),
-            None => match mutation {
-                Mutation::ReserveUploads { count, settled } => {
-                    answered(Ok(super::uploads::reserve(txn, stamp.session, &mut session, *count, *settled)?))
+            None => {
+                let target = active(txn, session.mount)?;
+                let mut plan = Plan::new(txn, target, caller, &self.server.hash_secret, &self.allocators);
+                match mutation {
+                    Mutation::ReserveUploads { count, settled } => {
+                        let from = session.uploads.first().map_or(*settled, |(first, _)| *first);
+                        let settled = plan.drop_packs(from, *settled)?;
+                        let granted =
+                            super::uploads::reserve(plan.txn(), stamp.session, &mut session, *count, settled)?;
+                        plan.finish(Ok(granted))?
+                    }
+                    _ => plan.writer(Writer { session: stamp.session, uploads: &session.uploads }).run(mutation)?,
                 }
-                _ => {
-                    let target = active(txn, session.mount)?;
-                    Plan::new(txn, target, caller, &self.server.hash_secret, &self.allocators).run(mutation)?
-                }
-            },
+            }
         };
         if !outcome.more {
             let reply = encode_reply(&outcome.reply).into();

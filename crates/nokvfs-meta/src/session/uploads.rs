@@ -12,7 +12,7 @@ const MAX_COUNT: u32 = 65_536;
 /// Most ranges of unsettled ids of a session: 32 KiB of its record.
 const MAX_RANGES: usize = 2048;
 
-/// Grants ids and drops those that are settled. A range that is dropped is never swept.
+/// Grants ids (or none) and drops those that are settled. A range that is dropped is never swept.
 pub(super) fn reserve(
     txn: &mut Txn<'_>,
     session: SessionId,
@@ -20,8 +20,8 @@ pub(super) fn reserve(
     count: u32,
     settled: UploadId,
 ) -> MetaResult<Applied> {
-    if count == 0 || count > MAX_COUNT {
-        return Err(MetaError::Invalid(format!("{count} upload ids, 1 to {MAX_COUNT} are granted at once")));
+    if count > MAX_COUNT {
+        return Err(MetaError::Invalid(format!("{count} upload ids, at most {MAX_COUNT} are granted at once")));
     }
     let mut allocator = allocator(txn, record.mount)?;
     let first = UploadId(allocator.next_upload);
@@ -35,7 +35,8 @@ pub(super) fn reserve(
     match record.uploads.last_mut() {
         // Nobody else was granted any in between.
         Some((_, last)) if *last == first => *last = end,
-        _ => record.uploads.push((first, end)),
+        _ if count > 0 => record.uploads.push((first, end)),
+        _ => {}
     }
     if record.uploads.len() > MAX_RANGES {
         return Err(MetaError::Busy(

@@ -85,7 +85,8 @@ pub(super) fn extents_to_wire(extents: &[Extent]) -> Vec<wire::Extent> {
     extents.iter().map(to_wire).collect()
 }
 
-/// Extents must be sorted, must not overlap, none may cross a chunk, and each must lie inside its slice.
+/// Extents must be sorted, must not overlap, none may cross a chunk, and each must lie inside its slice. A slice of inode
+/// 0 is a pack.
 pub(super) fn extents_from_wire(extents: Vec<wire::Extent>) -> Checked<Vec<Extent>> {
     let mut checked = Vec::with_capacity(extents.len());
     let mut free_from = 0;
@@ -104,7 +105,7 @@ pub(super) fn extents_from_wire(extents: Vec<wire::Extent>) -> Checked<Vec<Exten
             return invalid(format!("extent at {offset} reaches beyond its slice of {slice_len} bytes"));
         }
         free_from = end;
-        let slice = SliceId { upload: UploadId(upload), inode: inode(owner)?, chunk };
+        let slice = SliceId { upload: UploadId(upload), inode: InodeId(owner), chunk };
         checked.push(Extent { offset, len, slice, slice_offset, slice_len });
     }
     Ok(checked)

@@ -47,17 +47,24 @@ async fn serve(backend: &Arc<TestBackend>) -> (Server, Arc<FaultStore>, SocketAd
 
 #[tokio::test]
 async fn readyz_tells_the_truth_about_store_and_committer() {
+    const REASON: &str = "x-nokv-reason: ObjectStoreUnreachable\r\n";
     let backend = TestBackend::new();
     let (server, store, address) = serve(&backend).await;
-    wait_for(address, 200).await;
+    assert!(!wait_for(address, 200).await.contains("x-nokv-reason"));
     let gone = ObjectError::Unavailable("connection refused".into());
     store.inject_always(Operation::List, Fault::FailBefore(gone));
-    assert!(wait_for(address, 503).await.contains("connection refused"));
+    let text = wait_for(address, 503).await;
+    assert!(
+        text.contains("\r\n\r\nthe S3 object store can't be reached: ") && text.contains("connection refused"),
+        "{text}"
+    );
+    assert!(text.contains(REASON), "{text}");
     assert_eq!(get(address, "/healthz").await.0, 200, "alive all the same");
     store.heal();
     wait_for(address, 200).await;
     backend.sick.store(true, Ordering::Relaxed);
-    assert!(wait_for(address, 503).await.contains("committer"));
+    let text = wait_for(address, 503).await;
+    assert!(text.contains("committer") && !text.contains("x-nokv-reason"), "{text}");
     backend.sick.store(false, Ordering::Relaxed);
     wait_for(address, 200).await;
     server.shutdown(Duration::from_secs(5)).await.expect("shutdown");
