@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nokvfs_meta::service::RequestContext;
-use nokvfs_types::{Attr, BodyView, CHUNK_SIZE, Extent, InodeId, Timestamp, Version};
+use nokvfs_types::{
+    Attr, BodyView, CHUNK_SIZE, Caller, Extent, InodeId, MetaError, Mutation, OpId, Timestamp, Version,
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
@@ -191,6 +193,8 @@ pub struct OpenFile {
     /// A job's state changed.
     pub(crate) progress: Notify,
     publishing_later: AtomicBool,
+    /// It was made by this mount, and the answer came before it was durable: how to make it again, should it be lost.
+    pub(crate) early: Mutex<Option<(Caller, Mutation)>>,
 }
 
 impl OpenFile {
@@ -219,6 +223,7 @@ impl OpenFile {
             append_turn: Semaphore::new(1),
             progress: Notify::new(),
             publishing_later: AtomicBool::new(false),
+            early: Mutex::new(None),
         })
     }
 
@@ -240,6 +245,49 @@ impl OpenFile {
     /// Whether there are unpublished writes.
     pub fn is_dirty(&self) -> bool {
         self.state.lock().is_dirty()
+    }
+
+    /// The file's creation was answered before it was durable: the next sync waits for that, too. `again` makes it once
+    /// more, with its number, if the server failed in between.
+    pub fn answered_early(&self, creator: Caller, again: Mutation) {
+        *self.early.lock() = Some((creator, again));
+    }
+
+    /// Whether a sync has something to do.
+    pub fn is_unsettled(&self) -> bool {
+        self.early.lock().is_some() || self.is_dirty()
+    }
+
+    /// Makes sure that the file itself is durable.
+    pub(crate) async fn settle(&self, ctx: &RequestContext) -> Result<(), BodyError> {
+        if self.early.lock().is_none() {
+            return Ok(());
+        }
+        match self.bodies.service.getattr(ctx, self.inode).await {
+            Err(MetaError::NotFound) => self.restore(ctx).await,
+            Err(error) => Err(error.into()),
+            Ok(_) => {
+                *self.early.lock() = None;
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes the file again that was answered early and lost with its server.
+    pub(crate) async fn restore(&self, ctx: &RequestContext) -> Result<(), BodyError> {
+        let again = self.early.lock().clone();
+        let Some((caller, again)) = again else { return Err(MetaError::NotFound.into()) };
+        let ctx = RequestContext { caller, op: OpId(0), deadline: ctx.deadline };
+        match self.bodies.service.mutate(&ctx, again).await {
+            Ok(_) => tracing::info!(inode = %self.inode, "a new file was lost with the metadata server and made again"),
+            // Somebody else repeated it meanwhile, or took the name: the next answer tells which.
+            Err(MetaError::Exists) => {
+                self.bodies.service.getattr(&ctx, self.inode).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        *self.early.lock() = None;
+        Ok(())
     }
 
     /// Drops unpublished writes; for a file whose sync failed for good and that nobody has open any more.

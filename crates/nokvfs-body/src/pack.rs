@@ -1,12 +1,13 @@
 //! Packs: small bodies that are uploaded around the same time share an object, so that many writers of small files cost
 //! a few requests instead of one each.
 //!
-//! As in group commit nobody waits for company: up to [`LEADERS`] tasks take what has come in while they were busy. What
-//! comes alone is an object of its own.
+//! As in group commit one task takes what has come in while it was busy. What comes alone is an object of its own and never
+//! waits; who comes while others do waits for company a little.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nokvfs_types::{PACK_SIZE, SliceId, UploadId};
 use parking_lot::Mutex;
@@ -20,8 +21,9 @@ use crate::store::Bodies;
 
 /// The longest body that is packed. A reader of one small file fetches at most two frames of 128 KiB.
 pub(crate) const MEMBER_MAX: u64 = 128 << 10;
-/// Uploads of small bodies at once.
-const LEADERS: usize = 1;
+/// How long the next pack is open after one with several bodies: little beside any store's latency, long enough for the
+/// writers that were just answered to come back.
+const LINGER: Duration = Duration::from_millis(2);
 
 /// Small bodies that wait to be uploaded; no more than the stage has pages.
 #[derive(Debug, Default)]
@@ -32,7 +34,8 @@ pub(crate) struct Packer {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Member>,
-    leaders: usize,
+    /// A task uploads.
+    led: bool,
 }
 
 /// A body on its way into a pack.
@@ -102,15 +105,17 @@ impl Bodies {
         let leads = {
             let mut queue = self.packer.queue.lock();
             queue.waiting.push_back(Member { slice: slice.clone(), pieces: pieces.to_vec(), done });
-            let leads = queue.leaders < LEADERS;
-            queue.leaders += usize::from(leads);
-            leads
+            !std::mem::replace(&mut queue.led, true)
         };
         if leads {
             let this = self.clone();
             self.runtime.spawn(async move {
                 while let Some(members) = this.packer.next() {
+                    let many = members.len() > 1;
                     this.upload_members(members).await;
+                    if many {
+                        tokio::time::sleep(LINGER).await;
+                    }
                 }
             });
         }
@@ -161,7 +166,7 @@ impl Bodies {
 }
 
 impl Packer {
-    /// What the next object holds; `None` ends a leader.
+    /// What the next object holds; `None` ends the task.
     fn next(&self) -> Option<Vec<Member>> {
         let mut queue = self.queue.lock();
         let mut members = Vec::new();
@@ -171,7 +176,7 @@ impl Packer {
             members.push(member);
         }
         if members.is_empty() {
-            queue.leaders -= 1;
+            queue.led = false;
             return None;
         }
         Some(members)

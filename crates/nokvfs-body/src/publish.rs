@@ -47,7 +47,10 @@ impl OpenFile {
     /// Uploads and publishes everything written before. On an error nothing is dropped, it is tried again in the
     /// background and by the next sync: success always means that all bytes are published.
     pub async fn sync(self: &Arc<Self>, ctx: &RequestContext) -> Result<Attr, BodyError> {
-        let result = self.publish_all(ctx).await;
+        let result = match self.publish_all(ctx).await {
+            Ok(attr) => self.settle(ctx).await.map(|()| attr),
+            Err(error) => Err(error),
+        };
         if result.is_err() && self.is_dirty() {
             self.publish_later();
         }
@@ -147,6 +150,8 @@ impl OpenFile {
             };
             match self.change(ctx, Mutation::Publish(publish)).await {
                 Ok(attr) => {
+                    // It came after the file's creation and is durable.
+                    *self.early.lock() = None;
                     self.apply(step, &extents, attr);
                     named.iter().for_each(|(slice, _)| slice.published());
                     return Ok(());
@@ -156,6 +161,9 @@ impl OpenFile {
                         named.iter().for_each(|(slice, before)| slice.refused(*before));
                     }
                     match error {
+                        BodyError::Meta(MetaError::NotFound) if self.early.lock().is_some() => {
+                            self.restore(ctx).await?;
+                        }
                         BodyError::Meta(MetaError::TooFragmented(chunk))
                             if step.chunks.contains_key(&u64::from(chunk))
                                 && !step.rewritten.contains_key(&u64::from(chunk)) =>

@@ -14,7 +14,8 @@ use bytes::Bytes;
 use nokvfs_body::{Bodies, BodyError};
 use nokvfs_meta::service::{MetadataService, RequestContext};
 use nokvfs_types::{
-    Applied, Attr, Caller, FileKind, FsStat, InodeId, MetaError, Mutation, Name, NewNode, OpId, RenameMode, SetAttr,
+    Ack, Applied, Attr, Caller, FileKind, FsStat, InodeId, MetaError, Mutation, Name, NewNode, OpId, RenameMode,
+    SetAttr,
 };
 
 pub use file::{FileReader, FileWriter};
@@ -209,7 +210,7 @@ impl Fs {
 
     async fn make(&self, path: &Path, node: NewNode, mode: u16) -> Tried<Attr> {
         let (parent, name) = self.resolve_parent(path).await?;
-        self.entry(Mutation::Create { parent, name, node, mode, open_existing: false }).await
+        self.entry(Mutation::Create { parent, name, node, mode, open_existing: false, ack: Ack::Durable }).await
     }
 
     async fn entry(&self, mutation: Mutation) -> Tried<Attr> {

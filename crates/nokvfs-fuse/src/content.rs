@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fuser::FopenFlags;
 use nokvfs_body::{OpenFile, ReadStream};
 use nokvfs_meta::service::RequestContext;
-use nokvfs_types::{Attr, BodyView, InodeId, MetaError, Mutation, Name, NewNode, SetAttr};
+use nokvfs_types::{Ack, Attr, BodyView, InodeId, MetaError, Mutation, Name, NewNode, SetAttr};
 
 use crate::attrs::without_set_id;
 use crate::core::Core;
@@ -49,6 +49,15 @@ fn may_open(attr: &Attr, ctx: &RequestContext, thread: u32, flags: i32) -> bool 
     uid == 0 || (attr.mode >> shift) & wanted == wanted
 }
 
+/// The creation of a file again, should the one that was answered be lost.
+fn restoring(mut create: Mutation, inode: InodeId) -> Mutation {
+    if let Mutation::Create { ack, open_existing, .. } = &mut create {
+        *ack = Ack::Restore(inode);
+        *open_existing = false;
+    }
+    create
+}
+
 impl Core {
     pub(crate) async fn create(
         self: Arc<Self>,
@@ -61,8 +70,9 @@ impl Core {
     ) -> OpResult<(Told, Opened)> {
         let exclusive = flags & libc::O_EXCL != 0;
         let name = Name::new(name)?;
-        let create = Mutation::Create { parent, name, node: NewNode::File, mode, open_existing: !exclusive };
-        let (attr, created) = match self.entry(&ctx, create).await {
+        let create =
+            Mutation::Create { parent, name, node: NewNode::File, mode, open_existing: !exclusive, ack: Ack::Early };
+        let (attr, created) = match self.entry(&ctx, create.clone()).await {
             // Something that is no regular file appeared since the kernel looked: have it look again.
             Err(Refusal::Meta(MetaError::Exists)) if !exclusive => return Err(Refusal::Errno(libc::ESTALE)),
             other => other?,
@@ -71,6 +81,7 @@ impl Core {
         let hold = self.hold(inode);
         if created {
             let file = self.bodies.adopt(BodyView { attr: attr.clone(), extents: Vec::new(), complete_to: u64::MAX });
+            file.answered_early(ctx.caller.clone(), restoring(create, inode));
             self.pages.insert(inode, attr.version);
             let opened = self.opened(file, hold, flags, FopenFlags::FOPEN_KEEP_CACHE);
             return Ok((self.tell(attr), opened));
@@ -184,7 +195,7 @@ impl Core {
             None => (true, self.bodies.find(inode)),
         };
         match file {
-            Some(file) if writable && file.is_dirty() && !self.opens.is_orphan(inode) => {
+            Some(file) if file.is_unsettled() && (writable || !file.is_dirty()) && !self.opens.is_orphan(inode) => {
                 file.sync(&ctx).await?;
                 Ok(())
             }
@@ -193,7 +204,7 @@ impl Core {
     }
 
     pub(crate) async fn fsync(self: Arc<Self>, ctx: RequestContext, inode: InodeId) -> OpResult<()> {
-        if let Some(file) = self.bodies.find(inode).filter(|file| file.is_dirty()) {
+        if let Some(file) = self.bodies.find(inode).filter(|file| file.is_unsettled()) {
             file.sync(&ctx).await?;
         }
         Ok(())

@@ -20,6 +20,8 @@ use crate::reply::Answer;
 const OVERDUE: Duration = Duration::from_secs(2);
 /// How often a waiting request's process is looked at. Two of these and an answer are well below 5 s.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the thread that reads requests stays with one.
+const BRIEF: Duration = Duration::from_micros(200);
 /// Most log lines about refused requests per second.
 const LINES_PER_SECOND: u32 = 10;
 
@@ -30,6 +32,9 @@ pub(crate) enum Effect {
     Read,
     /// It may have begun to change something.
     Change,
+    /// As `Change`, and usually over within [`BRIEF`]: whoever read the request stays with it so long, because the kernel
+    /// holds a directory's lock meanwhile and each wake-up of a task makes everyone in that directory wait.
+    Brief,
 }
 
 /// What is known of a request besides its arguments.
@@ -71,7 +76,15 @@ impl Dispatcher {
         // The first poll by whoever read the request: most operations need no more, and a task costs a wake-up. A task
         // polls again at once, so that the lost waker does no harm.
         let mut context = Context::from_waker(Waker::noop());
-        let first = catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context)));
+        let mut poll = || catch_unwind(AssertUnwindSafe(|| operation.as_mut().poll(&mut context)));
+        let mut first = poll();
+        if call.effect == Effect::Brief {
+            let begun = Instant::now();
+            while matches!(first, Ok(Poll::Pending)) && begun.elapsed() < BRIEF {
+                std::thread::yield_now();
+                first = poll();
+            }
+        }
         match first {
             Ok(Poll::Ready(result)) => self.log.answer(&call, reply, result),
             Err(_) => self.log.answer(&call, reply, Err(Refusal::Panicked)),
@@ -115,7 +128,7 @@ async fn supervise<R: Answer>(
         () = &mut overdue => return log.answer(&call, reply, Err(Refusal::Overdue)),
         () = dying(call.thread) => log.answer(&call, reply, Err(Refusal::Errno(libc::EINTR))),
     }
-    if call.effect == Effect::Change {
+    if call.effect != Effect::Read {
         tokio::select! {
             result = operation => drop(result),
             () = overdue => {}

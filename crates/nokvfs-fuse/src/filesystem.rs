@@ -88,6 +88,10 @@ fn change(op: &'static str) -> (&'static str, Effect) {
     (op, Effect::Change)
 }
 
+fn brief(op: &'static str) -> (&'static str, Effect) {
+    (op, Effect::Brief)
+}
+
 fn rename_mode(flags: RenameFlags) -> OpResult<RenameMode> {
     if flags.is_empty() {
         Ok(RenameMode::Replace)
@@ -235,7 +239,7 @@ impl Filesystem for Front {
         reply: ReplyCreate,
     ) {
         let (name, thread) = (owned(name), req.pid());
-        self.run(change("create"), req, parent, reply, |core, ctx| {
+        self.run(brief("create"), req, parent, reply, |core, ctx| {
             core.create(ctx, thread, inode(parent), name, permissions(mode), flags)
         });
     }
@@ -315,9 +319,8 @@ impl Filesystem for Front {
         reply.ok();
     }
 
-    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        // What changes names is durable before it is answered.
-        reply.ok();
+    fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.run(read("fsyncdir"), req, ino, reply, move |core, ctx| core.sync_dir(ctx, inode(ino)));
     }
 
     fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {

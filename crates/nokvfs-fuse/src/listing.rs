@@ -127,6 +127,15 @@ impl Core {
     }
 }
 
+impl Core {
+    /// fsync(2) of a directory: files in it whose creation was answered early are durable afterwards, everything else
+    /// is. Any listing waits for that.
+    pub(crate) async fn sync_dir(self: Arc<Self>, ctx: RequestContext, inode: InodeId) -> OpResult<()> {
+        self.service.readdir(&ctx, inode, 0, 1, false).await?;
+        Ok(())
+    }
+}
+
 impl Listing {
     /// Puts as much into the kernel's buffer as fits, and keeps the rest for the next request.
     pub(crate) fn fill<B: Buffer>(self, buffer: &mut B) -> Result<(), i32> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nokvfs_meta::service::RequestContext;
-use nokvfs_types::{Applied, FileKind, InodeId, Mutation, Name, NewNode, RenameMode, SetAttr, SetTime, Timestamp};
+use nokvfs_types::{Ack, Applied, FileKind, InodeId, Mutation, Name, NewNode, RenameMode, SetAttr, SetTime, Timestamp};
 
 use crate::attrs::without_set_id;
 use crate::core::Core;
@@ -67,7 +67,7 @@ impl Core {
         mode: u16,
     ) -> OpResult<Told> {
         let name = Name::new(name)?;
-        let create = Mutation::Create { parent, name, node, mode, open_existing: false };
+        let create = Mutation::Create { parent, name, node, mode, open_existing: false, ack: Ack::Durable };
         let (attr, _) = self.entry(&ctx, create).await?;
         Ok(self.tell(attr))
     }

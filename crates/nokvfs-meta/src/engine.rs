@@ -239,6 +239,14 @@ impl Core {
         self.committer.wait_durable(version).await
     }
 
+    /// Waits until a change can't be lost any more, if there is one.
+    pub(crate) async fn settled(&self, change: Option<Version>) -> MetaResult<()> {
+        match change {
+            Some(version) => self.shown(version).await,
+            None => Ok(()),
+        }
+    }
+
     /// The token of a volume.
     pub(crate) fn token(&self, volume: VolumeId, epoch: u32) -> MetaResult<Token> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.server.token_secret)

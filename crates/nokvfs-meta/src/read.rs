@@ -38,24 +38,23 @@ impl Engine {
         let core = self.core();
         let mount = core.sessions.check(session, generation)?.mount;
         let key = Key::Dentry(mount, parent, dentry_hash(&core.server.hash_secret, name), name.clone());
+        core.settled(core.committer.unsettled_name(mount, parent, name)).await?;
         for _ in 0..LOOKUPS {
             let Some((entry, seen)) = core.store.get::<DentryRecord>(&key)? else {
-                let (dir, version) =
-                    core.store.get::<InodeRecord>(&Key::Inode(mount, parent))?.ok_or(MetaError::NotFound)?;
-                // The parent changes with each of its entries: with it the absence is durable.
-                core.shown(version).await?;
+                let (dir, _) = core.store.get::<InodeRecord>(&Key::Inode(mount, parent))?.ok_or(MetaError::NotFound)?;
+                core.settled(core.committer.unsettled_name(mount, parent, name)).await?;
                 return Err(if dir.kind == FileKind::Directory {
                     MetaError::NotFound
                 } else {
                     MetaError::NotDirectory
                 });
             };
-            // An inode without links left the entry between the two reads.
-            if let Some((record, version)) = core.store.get::<InodeRecord>(&Key::Inode(mount, entry.inode))?
-                && record.nlink > 0
-            {
-                core.shown(version.max(seen)).await?;
-                return Ok(attr_of(entry.inode, &record, version));
+            core.shown(seen).await?;
+            match self.inode(mount, entry.inode).await {
+                Ok((record, version)) if record.nlink > 0 => return Ok(attr_of(entry.inode, &record, version)),
+                // An inode without links left the entry between the two reads.
+                Ok(_) | Err(MetaError::NotFound) => {}
+                Err(error) => return Err(error),
             }
         }
         let found = core.store.view(|reads| {
@@ -78,7 +77,7 @@ impl Engine {
     /// # Errors
     /// See [`crate::service::MetadataService::getattr`].
     pub async fn getattr(&self, session: SessionId, generation: u32, inode: InodeId) -> MetaResult<Attr> {
-        let (record, version) = self.inode(session, generation, inode).await?;
+        let (record, version) = self.inode_of(session, generation, inode).await?;
         Ok(attr_of(inode, &record, version))
     }
 
@@ -98,8 +97,17 @@ impl Engine {
         let core = self.core();
         let mount = core.sessions.check(session, generation)?.mount;
         let limit = limit.clamp(1, PAGE_MAX) as usize;
-        let (page, version) = core.store.view(|reads| page(reads, mount, dir, after, limit, attrs))?;
+        core.settled(core.committer.unsettled_names(mount, dir)).await?;
+        let (mut page, version) = core.store.view(|reads| page(reads, mount, dir, after, limit, attrs))?;
         core.shown(version).await?;
+        for attr in page.entries.iter_mut().filter_map(|entry| entry.attr.as_mut()) {
+            if attr.kind == FileKind::Directory
+                && let Some((record, version)) = core.committer.unsettled_dir(mount, attr.inode)
+                && version > attr.version
+            {
+                *attr = attr_of(attr.inode, &record, version);
+            }
+        }
         Ok(page)
     }
 
@@ -108,7 +116,7 @@ impl Engine {
     /// # Errors
     /// See [`crate::service::MetadataService::readlink`].
     pub async fn readlink(&self, session: SessionId, generation: u32, inode: InodeId) -> MetaResult<Bytes> {
-        match self.inode(session, generation, inode).await?.0.body {
+        match self.inode_of(session, generation, inode).await?.0.body {
             Body::Symlink(target) => Ok(target),
             _ => Err(MetaError::Invalid(format!("inode {inode} is no symbolic link"))),
         }
@@ -127,7 +135,7 @@ impl Engine {
     ) -> MetaResult<Bytes> {
         check_xattr_name(name)?;
         // The inode changes with each attribute: read first, it makes absence durable and catches a missing inode.
-        self.inode(session, generation, inode).await?;
+        self.inode_of(session, generation, inode).await?;
         let core = self.core();
         let mount = core.sessions.check(session, generation)?.mount;
         let key = Key::Xattr(mount, inode, Bytes::copy_from_slice(name));
@@ -141,7 +149,7 @@ impl Engine {
     /// # Errors
     /// See [`crate::service::MetadataService::listxattr`].
     pub async fn listxattr(&self, session: SessionId, generation: u32, inode: InodeId) -> MetaResult<Vec<Bytes>> {
-        if self.inode(session, generation, inode).await?.0.xattr_bytes == 0 {
+        if self.inode_of(session, generation, inode).await?.0.xattr_bytes == 0 {
             return Ok(Vec::new());
         }
         let core = self.core();
@@ -168,6 +176,7 @@ impl Engine {
     pub async fn body(&self, session: SessionId, generation: u32, inode: InodeId, from: u64) -> MetaResult<BodyView> {
         let core = self.core();
         let mount = core.sessions.check(session, generation)?.mount;
+        core.settled(core.committer.unsettled_inode(mount, inode)).await?;
         let (record, version) = core.store.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
         let (view, version) = match record {
             InodeRecord { body: Body::Chunked, .. } => {
@@ -205,12 +214,33 @@ impl Engine {
         })
     }
 
-    async fn inode(&self, session: SessionId, generation: u32, inode: InodeId) -> MetaResult<(InodeRecord, Version)> {
+    async fn inode_of(
+        &self,
+        session: SessionId,
+        generation: u32,
+        inode: InodeId,
+    ) -> MetaResult<(InodeRecord, Version)> {
+        let mount = self.core().sessions.check(session, generation)?.mount;
+        self.inode(mount, inode).await
+    }
+
+    /// An inode as it can't be lost any more. Only times, size and links of a directory whose names change are shown as
+    /// soon as that is planned: the kernel asks for them between any two creates, holding the directory's lock.
+    async fn inode(&self, mount: MountId, inode: InodeId) -> MetaResult<(InodeRecord, Version)> {
         let core = self.core();
-        let mount = core.sessions.check(session, generation)?.mount;
-        let found = core.store.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
-        core.shown(found.1).await?;
-        Ok(found)
+        core.settled(core.committer.unsettled_inode(mount, inode)).await?;
+        // Asked before the store: what is settled in between shows there.
+        let planned = core.committer.unsettled_dir(mount, inode);
+        let (record, version) = core.store.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
+        if record.kind != FileKind::Directory {
+            core.shown(version).await?;
+            return Ok((record, version));
+        }
+        core.settled(core.committer.unsettled_inode(mount, inode)).await?;
+        Ok(match planned {
+            Some(planned) if planned.1 > version => planned,
+            _ => (record, version),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext, SessionS
 use nokvfs_meta::{Engine, EngineOptions, LocalService};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Applied, Attr, BLOCK_SIZE, CHUNK_SIZE, Caller, Extent, InodeId, MAX_XATTR_VALUE, MetaError, Mutation, Name,
+    Ack, Applied, Attr, BLOCK_SIZE, CHUNK_SIZE, Caller, Extent, InodeId, MAX_XATTR_VALUE, MetaError, Mutation, Name,
     NewNode, OpId, Publish, RenameMode, SessionRequest, SetAttr, SliceId, Stamp, Timestamp, UploadId, VolumeId,
     VolumeSpec, XattrMode, owner_key,
 };
@@ -64,7 +64,8 @@ impl Volume {
     }
 
     async fn make(&self, parent: InodeId, text: &str, node: NewNode) -> InodeId {
-        let create = Mutation::Create { parent, name: name(text), node, mode: 0o644, open_existing: false };
+        let create =
+            Mutation::Create { parent, name: name(text), node, mode: 0o644, open_existing: false, ack: Ack::Durable };
         match self.apply(create).await.unwrap() {
             Applied::Entry { attr, created: true } => attr.inode,
             other => panic!("{other:?}"),
@@ -202,8 +203,14 @@ async fn a_removed_directory_takes_no_entries_and_stays_for_its_opener() {
     let dir = volume.make(ROOT, "d", NewNode::Directory).await;
     volume.service.opened(dir);
     volume.apply(Mutation::Rmdir { parent: ROOT, name: name("d") }).await.unwrap();
-    let create =
-        Mutation::Create { parent: dir, name: name("x"), node: NewNode::File, mode: 0o644, open_existing: false };
+    let create = Mutation::Create {
+        parent: dir,
+        name: name("x"),
+        node: NewNode::File,
+        mode: 0o644,
+        open_existing: false,
+        ack: Ack::Durable,
+    };
     assert_eq!(volume.apply(create).await, Err(MetaError::NotFound));
     assert_eq!(volume.attr(dir).await.nlink, 0);
     let page = volume.service.readdir(&context(), dir, 0, 10, true).await.unwrap();

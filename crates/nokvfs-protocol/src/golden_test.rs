@@ -76,8 +76,14 @@ fn stamp() -> Stamp {
 
 fn mutations() -> Vec<(&'static str, Mutation)> {
     let parent = InodeId::ROOT;
-    let create =
-        |node, open_existing| Mutation::Create { parent, name: name("entry"), node, mode: 0o644, open_existing };
+    let create = |node, open_existing| Mutation::Create {
+        parent,
+        name: name("entry"),
+        node,
+        mode: 0o644,
+        open_existing,
+        ack: nokvfs_types::Ack::Durable,
+    };
     let rename = |mode| Mutation::Rename { parent, name: name("a"), new_parent: InodeId(8), new_name: name("b"), mode };
     let xattr = |mode| Mutation::SetXattr {
         inode: InodeId(9),

@@ -158,7 +158,17 @@ fn refused() -> Vec<Refusal> {
     let create = |kind, mode, target: usize, rdev| {
         let name = Bytes::from_static(b"n");
         let target = Bytes::from(vec![b't'; target]);
-        C::Mutate(mutate(M::Create(wire::Create { parent: 1, name, kind, mode, open_existing: false, target, rdev })))
+        C::Mutate(mutate(M::Create(wire::Create {
+            parent: 1,
+            name,
+            kind,
+            mode,
+            open_existing: false,
+            target,
+            rdev,
+            early: false,
+            restore: 0,
+        })))
     };
     let xattr = |name: usize, value: usize| {
         let (name, value) = (Bytes::from(vec![b'n'; name]), Bytes::from(vec![b'v'; value]));

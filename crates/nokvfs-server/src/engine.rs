@@ -7,7 +7,7 @@ use bytes::Bytes;
 use nokvfs_meta::service::MetaResult;
 use nokvfs_meta::store::StoreOptions;
 use nokvfs_meta::{Engine, EngineOptions};
-use nokvfs_object::{ObjectStore, S3Store};
+use nokvfs_object::{ObjectStore, S3Options, S3Store};
 use nokvfs_protocol::SessionRef;
 use nokvfs_types::{Applied, Attr, BodyView, Caller, DirPage, FsStat, InodeId, Mutation, Name, Stamp};
 
@@ -89,7 +89,10 @@ impl Server {
     pub async fn start(options: ServerOptions) -> anyhow::Result<Server> {
         options.validate()?;
         let store: Arc<dyn ObjectStore> = Arc::new(S3Store::new(options.s3.clone()).context("the object store")?);
-        Self::start_on(store, options).await
+        // One that gives up sooner, so that its answer tells why.
+        let asked = S3Options { deadline: crate::probe::PATIENCE * 4 / 5, ..options.s3.clone() };
+        let asked: Arc<dyn ObjectStore> = Arc::new(S3Store::new(asked).context("the object store")?);
+        Self::start_asking(store, asked, options).await
     }
 
     /// As [`Server::start`], with bodies in `store` instead of the one that the options name.
@@ -97,14 +100,23 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub async fn start_on(store: Arc<dyn ObjectStore>, options: ServerOptions) -> anyhow::Result<Server> {
+        Self::start_asking(Arc::clone(&store), store, options).await
+    }
+
+    /// As [`Server::start_on`]; whether the object store answers is asked through `asked`.
+    async fn start_asking(
+        store: Arc<dyn ObjectStore>,
+        asked: Arc<dyn ObjectStore>,
+        options: ServerOptions,
+    ) -> anyhow::Result<Server> {
         options.validate()?;
         let mut engine = EngineOptions::new(&options.data);
         engine.store = StoreOptions::new(&options.data, options.memory_limit);
-        let engine = Engine::open(engine, Arc::clone(&store)).await;
+        let engine = Engine::open(engine, store).await;
         let engine = engine.with_context(|| format!("opening the metadata in {}", options.data.display()))?;
         let serve =
             ServeOptions { listen: options.listen, http: options.http, tls: options.tls, limits: options.limits };
-        let started = Self::start_with(Arc::clone(&engine) as Arc<dyn Backend>, store, serve).await;
+        let started = Self::start_with(Arc::clone(&engine) as Arc<dyn Backend>, asked, serve).await;
         if started.is_err() {
             engine.close().await.context("closing the metadata")?;
         }

@@ -7,7 +7,7 @@ use nokvfs_object::ObjectStore;
 use parking_lot::Mutex;
 
 /// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the object store can't be counted on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -23,7 +23,7 @@ pub use event::{Event, RecordFamily};
 pub use ids::{InodeId, MountId, OpId, SessionId, UploadId, Version, VolumeId};
 pub use name::{MAX_NAME, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, Name};
 pub use ops::{
-    Applied, Caller, DirEntry, DirPage, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr, SetTime, Stamp,
+    Ack, Applied, Caller, DirEntry, DirPage, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr, SetTime, Stamp,
     XattrMode,
 };
 pub use volume::{

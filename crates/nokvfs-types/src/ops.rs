@@ -33,6 +33,20 @@ pub struct Stamp {
     pub op: OpId,
 }
 
+/// When the creation of a regular file is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ack {
+    /// Once it is durable.
+    #[default]
+    Durable,
+    /// Once it has its place in the order of commits, a moment before it is durable. It is lost if the server fails in
+    /// that moment; a request for its attributes waits until it is durable and tells.
+    Early,
+    /// Once it is durable; with the number that an early answer told and that was lost with its server. Refused with
+    /// `Exists` if the name is taken, or the number.
+    Restore(InodeId),
+}
+
 /// A change of a volume. Each is carried out as a whole, exactly once, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mutation {
@@ -49,6 +63,8 @@ pub enum Mutation {
         /// Where the name is taken by a regular file and a regular file is asked for: answer that one (open with
         /// `O_CREAT` without `O_EXCL`) instead of refusing with `Exists`.
         open_existing: bool,
+        /// When to answer.
+        ack: Ack,
     },
     /// Makes a further entry of an inode that is no directory. Answers [`Applied::Entry`].
     Link {

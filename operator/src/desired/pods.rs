@@ -133,6 +133,8 @@ fn container(server: &MetadataServer, defaults: &Defaults) -> Container {
         args: Some(arguments(server, &resources)),
         ports: Some(vec![port("rpc", names::RPC_PORT), port("http", names::HTTP_PORT)]),
         resources: Some(resources.requirements()),
+        // Why it ended is told in the pod's status, and from there in the server's condition.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
         // A journal that is read at start may be long; until then neither of the others is asked.
         startup_probe: Some(probe("/healthz", 5, 120)),
         liveness_probe: Some(probe("/healthz", 10, 6)),

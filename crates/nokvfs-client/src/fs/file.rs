@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nokvfs_body::{OpenFile, ReadStream};
-use nokvfs_types::{Applied, Attr, BodyView, FileKind, InodeId, MetaError, Mutation, Name, NewNode, RenameMode};
+use nokvfs_types::{Ack, Applied, Attr, BodyView, FileKind, InodeId, MetaError, Mutation, Name, NewNode, RenameMode};
 
 use super::{DATA, Fs, FsResult, META, Tried, at};
 
@@ -82,8 +82,14 @@ impl Fs {
         let (parent, name) = self.resolve_parent(path).await?;
         // Random, so that it meets no other writer's; also in the same directory, so that the rename stays inside it.
         let temporary = Name::new(format!(".nokv-{}", uuid::Uuid::new_v4().simple()))?;
-        let create =
-            Mutation::Create { parent, name: temporary.clone(), node: NewNode::File, mode, open_existing: false };
+        let create = Mutation::Create {
+            parent,
+            name: temporary.clone(),
+            node: NewNode::File,
+            mode,
+            open_existing: false,
+            ack: Ack::Durable,
+        };
         let attr = match self.mutate(create).await? {
             Applied::Entry { attr, .. } => attr,
             other => return Err(MetaError::Internal(format!("the server answered {other:?} to a create")).into()),

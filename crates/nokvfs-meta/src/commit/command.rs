@@ -20,7 +20,7 @@ pub struct MetadataCommand {
     pub version: Version,
     /// Prefixes that must have nothing in the store.
     pub empty: Vec<(Tree, Vec<u8>)>,
-    /// Payload per key, or `None` to delete.
+    /// Payload per key, or `None` to delete; in the order of keys.
     pub mutations: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     /// For watchers.
     pub events: Vec<(MountId, Event)>,

@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use nokvfs_types::{MetaError, Version};
+use nokvfs_types::{InodeId, MetaError, MountId, Name, Version};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::queue::Queue;
 use super::segments::Segments;
 use super::txn::Txn;
+use super::unsettled::Unsettled;
 use super::worker::Worker;
+use super::writer::Writer;
+use crate::layout::InodeRecord;
 use crate::service::MetaResult;
 use crate::store::{HoltStore, MetaStore, StoreOptions, Usage};
 
@@ -71,6 +74,18 @@ pub(crate) struct Shared {
     pub durable: AtomicU64,
     pub durable_watch: watch::Sender<u64>,
     pub health: Mutex<Health>,
+    pub unsettled: Unsettled,
+    /// A batch for which nobody waits is held back.
+    pub holding: AtomicBool,
+}
+
+impl Shared {
+    /// All up to this commit is durable.
+    pub fn publish(&self, durable: Version) {
+        self.durable.store(durable.0, Ordering::Release);
+        self.unsettled.settle(durable);
+        self.durable_watch.send_replace(durable.0);
+    }
 }
 
 /// Submits commands to the one thread that writes.
@@ -129,8 +144,11 @@ impl Committer {
             durable: AtomicU64::new(durable.0),
             durable_watch: watch::Sender::new(durable.0),
             health: Mutex::new(health),
+            unsettled: Unsettled::default(),
+            holding: AtomicBool::new(false),
         });
-        let mut worker = Worker::new(store, Arc::clone(&shared), options, segments, tail);
+        let writer = Writer::start(Arc::clone(&store), Arc::clone(&shared))?;
+        let mut worker = Worker::new(store, Arc::clone(&shared), options, segments, tail, writer);
         worker.measure();
         worker.adopt_log();
         let thread = thread::Builder::new()
@@ -153,7 +171,43 @@ impl Committer {
         T: Send + 'static,
         F: FnOnce(&mut Txn<'_>) -> MetaResult<T> + Send + 'static,
     {
-        self.shared.queue.submit(plan).await
+        self.shared.queue.submit(plan, |_| None, false).await
+    }
+
+    /// As [`Committer::submit`], but the answer may come as soon as the command is planned, if `early` answers a commit
+    /// that is durable already. The command takes its place in the order of commits then; it is lost if the process or
+    /// the store fails before its batch is durable, a millisecond later. What it made is not shown before:
+    /// [`Committer::unsettled_inode`] and its like tell what to wait for. An urgent command is planned before others that
+    /// wait.
+    ///
+    /// # Errors
+    /// As [`Committer::submit`].
+    pub async fn submit_early<T, F>(&self, plan: F, early: fn(&T) -> Option<Version>, urgent: bool) -> MetaResult<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Txn<'_>) -> MetaResult<T> + Send + 'static,
+    {
+        self.shared.queue.submit(plan, early, urgent).await
+    }
+
+    /// The last commit that is planned and not durable yet and changes an inode otherwise than by names in it.
+    pub fn unsettled_inode(&self, mount: MountId, inode: InodeId) -> Option<Version> {
+        self.shared.unsettled.of_inode(mount, inode)
+    }
+
+    /// The same for a name of a directory.
+    pub fn unsettled_name(&self, mount: MountId, parent: InodeId, name: &Name) -> Option<Version> {
+        self.shared.unsettled.of_name(mount, parent, name)
+    }
+
+    /// A directory as the last such commit that changed its names leaves it, and that commit.
+    pub fn unsettled_dir(&self, mount: MountId, dir: InodeId) -> Option<(InodeRecord, Version)> {
+        self.shared.unsettled.of_dir(mount, dir)
+    }
+
+    /// The same for all names of a directory.
+    pub fn unsettled_names(&self, mount: MountId, parent: InodeId) -> Option<Version> {
+        self.shared.unsettled.of_names(mount, parent)
     }
 
     /// The last durable commit. What a plain read shows may be newer: wait for it before you answer.
@@ -170,6 +224,9 @@ impl Committer {
             return Ok(());
         }
         let mut watch = self.shared.durable_watch.subscribe();
+        if self.shared.holding.swap(false, Ordering::AcqRel) {
+            self.shared.queue.nudge();
+        }
         tokio::select! {
             _ = watch.wait_for(|durable| *durable >= version.0) => Ok(()),
             () = self.shared.queue.ended() => {

@@ -9,13 +9,16 @@ use super::command::MetadataCommand;
 use crate::layout::{Tree, seal_value, tree_of};
 use crate::store::{Base, Change, Guard};
 
+/// A record's commit and payload.
+pub(crate) type Versioned = (Version, Vec<u8>);
+
 /// A record in the overlay.
 #[derive(Debug)]
 pub(crate) struct Slot {
     /// As the store has it.
     pub base: Base,
-    /// As the batch has it: commit and payload.
-    pub value: Option<(Version, Vec<u8>)>,
+    /// As the batch has it.
+    pub value: Option<Versioned>,
     /// The batch changed it.
     pub written: bool,
 }
@@ -35,7 +38,7 @@ impl Overlay {
     }
 
     /// Keeps what the store has.
-    pub(crate) fn remember(&mut self, key: Vec<u8>, base: Base, value: Option<(Version, Vec<u8>)>) {
+    pub(crate) fn remember(&mut self, key: Vec<u8>, base: Base, value: Option<Versioned>) {
         self.slots.insert(key, Slot { base, value, written: false });
     }
 

@@ -165,7 +165,14 @@ fn a_second_writer_is_noticed_and_the_store_reopened() {
         committer.submit(|txn| create(txn, "one")).await.unwrap();
         // The other committer's journal position is stale now: its batch is refused, it reopens and goes on.
         assert!(matches!(other.submit(|txn| create(txn, "two")).await, Err(MetaError::Unavailable(_))));
-        assert_eq!(other.submit(|txn| create(txn, "two")).await, Ok(2));
+        // Until the store is open again everything is refused.
+        let again = loop {
+            match other.submit(|txn| create(txn, "two")).await {
+                Err(MetaError::Unavailable(_)) => tokio::task::yield_now().await,
+                answer => break answer,
+            }
+        };
+        assert_eq!(again, Ok(2));
         assert_eq!(other.health().state, StoreState::Open);
     });
 }
@@ -323,5 +330,92 @@ fn point_reads_are_never_torn_and_views_agree() {
         });
         done.store(true, Ordering::Release);
         assert!(reader.join().unwrap() > 0);
+    });
+}
+
+/// A create that may be answered early at once.
+fn early(version: &Version) -> Option<Version> {
+    assert!(version.0 > 0);
+    Some(Version(0))
+}
+
+fn create_telling(txn: &mut Txn<'_>, name: &'static str) -> MetaResult<Version> {
+    create(txn, name)?;
+    let name = Name::try_from(name).unwrap();
+    txn.emit(MOUNT, Event::EntrySet { parent: InodeId::ROOT, name, inode: InodeId(77) });
+    Ok(txn.version())
+}
+
+/// It is durable a moment before nobody is told to wait any more.
+async fn forgotten(committer: &Committer) {
+    while committer.unsettled_inode(MOUNT, InodeId(77)).is_some() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn an_early_answer_comes_before_the_batch_is_written_and_readers_are_told_to_wait() {
+    let (store, committer) = model();
+    runtime().block_on(async {
+        let name = Name::try_from("a").unwrap();
+        let unsettled = || committer.unsettled_name(MOUNT, InodeId::ROOT, &name);
+        assert_eq!(unsettled(), None);
+        // The plan behind it in the same batch keeps the committer from writing that.
+        let gate = Arc::new(AtomicBool::new(false));
+        let opened = Arc::clone(&gate);
+        let blocker = committer.submit(move |_| {
+            while !opened.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            Ok(())
+        });
+        let answered = async {
+            let version = committer.submit_early(|txn| create_telling(txn, "a"), early, true).await.unwrap();
+            assert_eq!(unsettled(), Some(version));
+            assert_eq!(committer.unsettled_names(MOUNT, InodeId::ROOT), Some(version));
+            assert_eq!(committer.unsettled_inode(MOUNT, InodeId(77)), Some(version));
+            assert!(committer.durable_version() < version);
+            assert!(store.get::<DentryRecord>(&entry("a")).unwrap().is_none(), "the store does not show it yet");
+            gate.store(true, Ordering::Release);
+            committer.wait_durable(version).await.unwrap();
+            assert!(store.get::<DentryRecord>(&entry("a")).unwrap().is_some());
+            forgotten(&committer).await;
+            assert_eq!(unsettled(), None);
+        };
+        let both = async { futures::join!(answered, blocker) };
+        let ((), blocked) = as_one_batch(&committer, both).await;
+        blocked.unwrap();
+    });
+}
+
+#[test]
+fn a_plan_sees_what_was_answered_early_and_is_durable_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn MetaStore> = Arc::new(HoltStore::open(options(dir.path())).unwrap());
+    let committer = Committer::start(Arc::clone(&store), LIMITS).unwrap();
+    runtime().block_on(async {
+        for name in ["a", "b", "c", "d", "e"] {
+            committer.submit_early(move |txn| create_telling(txn, name), early, true).await.unwrap();
+            assert!(matches!(committer.submit(move |txn| create(txn, name)).await, Err(MetaError::Exists)));
+            assert!(store.get::<DentryRecord>(&entry(name)).unwrap().is_some(), "the refusal rests on it");
+        }
+        assert_eq!(committer.submit(entries).await, Ok(5));
+    });
+}
+
+#[test]
+fn what_was_answered_early_is_lost_with_its_batch_and_that_shows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn MetaStore> = Arc::new(HoltStore::open(options(dir.path())).unwrap());
+    let committer = Committer::start(Arc::clone(&store), LIMITS).unwrap();
+    let other = Committer::start(Arc::clone(&store), LIMITS).unwrap();
+    runtime().block_on(async {
+        committer.submit(|txn| create(txn, "one")).await.unwrap();
+        // The other's journal position is stale: its batch will be refused.
+        let version = other.submit_early(|txn| create_telling(txn, "two"), early, true).await.unwrap();
+        other.wait_durable(version).await.unwrap();
+        assert!(store.get::<DentryRecord>(&entry("two")).unwrap().is_none());
+        forgotten(&other).await;
+        assert_eq!(other.submit(|txn| create(txn, "two")).await, Ok(2));
     });
 }

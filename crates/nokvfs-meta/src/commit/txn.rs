@@ -6,20 +6,22 @@ use std::ops::Bound;
 use nokvfs_types::{Event, MetaError, MountId, Timestamp, Version};
 
 use super::command::MetadataCommand;
-use super::overlay::{Overlay, start};
-use crate::layout::{Key, KeyPrefix, MAX_VALUE, Record, open_value};
+use super::flight::Flight;
+use super::overlay::{Overlay, Versioned, start};
+use crate::layout::{Key, KeyPrefix, MAX_VALUE, Record, Tree, open_value};
 use crate::service::MetaResult;
-use crate::store::{Base, MetaStore, check_family, check_prefix, read_whole};
+use crate::store::{Base, Change, MetaStore, check_family, check_prefix, read_whole};
 
 /// Sealing adds so many bytes to a payload.
 const SEAL: usize = 13;
 
-/// Reads the store as the commands before it in the batch leave it, and its own writes; stages writes. What it read
+/// Reads the store as the batch that is being written and the commands before it in its own leave it, and its own writes; stages writes. What it read
 /// is fenced: the batch is applied only to a store that still has it. If planning ends with an error, nothing of it
 /// stays.
 #[derive(Debug)]
 pub struct Txn<'a> {
     store: &'a dyn MetaStore,
+    flight: Option<&'a Flight>,
     overlay: &'a mut Overlay,
     staged: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     command: MetadataCommand,
@@ -30,13 +32,14 @@ pub struct Txn<'a> {
 impl<'a> Txn<'a> {
     pub(crate) fn new(
         store: &'a dyn MetaStore,
+        flight: Option<&'a Flight>,
         overlay: &'a mut Overlay,
         version: Version,
         now: Timestamp,
         full: Option<&'a str>,
     ) -> Self {
         let command = MetadataCommand { version, ..MetadataCommand::default() };
-        Txn { store, overlay, staged: BTreeMap::new(), command, now, full }
+        Txn { store, flight, overlay, staged: BTreeMap::new(), command, now, full }
     }
 
     /// The commit that this becomes. Greater than that of every command before it.
@@ -83,15 +86,24 @@ impl<'a> Txn<'a> {
         if let Some(slot) = self.overlay.get(&bytes) {
             return slot.value.as_ref().map(|(version, payload)| Ok((R::decode(payload)?, *version))).transpose();
         }
-        let Some(stored) = read_whole(self.store, R::FAMILY.tree(), &bytes)? else {
-            self.overlay.remember(bytes, Base::Absent, None);
-            return Ok(None);
-        };
-        let (version, payload) = open_value(&bytes, &stored.value)?;
-        let record = R::decode(payload)?;
-        let value = Some((version, payload.to_vec()));
-        self.overlay.remember(bytes, Base::Token(stored.token), value);
-        Ok(Some((record, version)))
+        let (base, value) = self.read(R::FAMILY.tree(), &bytes)?;
+        let record = value.as_ref().map(|(version, payload)| Ok((R::decode(payload)?, *version))).transpose()?;
+        self.overlay.remember(bytes, base, value);
+        Ok(record)
+    }
+
+    /// A record as it will be when this batch is applied, and what may be demanded of it then.
+    fn read(&self, tree: Tree, key: &[u8]) -> MetaResult<(Base, Option<Versioned>)> {
+        let open = |value: &[u8]| open_value(key, value).map(|(version, payload)| (version, payload.to_vec()));
+        match self.flight.and_then(|flight| flight.change(key)) {
+            // The engine gives it a token when it applies it. No other batch comes in between.
+            Some(Change { value: Some(value), .. }) => Ok((Base::Unread, Some(open(value)?))),
+            Some(_) => Ok((Base::Absent, None)),
+            None => match read_whole(self.store, tree, key)? {
+                Some(stored) => Ok((Base::Token(stored.token), Some(open(&stored.value)?))),
+                None => Ok((Base::Absent, None)),
+            },
+        }
     }
 
     /// Stages a record.
@@ -120,14 +132,7 @@ impl<'a> Txn<'a> {
     pub fn delete(&mut self, key: &Key) -> MetaResult<()> {
         let bytes = key.encode();
         if self.overlay.get(&bytes).is_none() {
-            let stored = read_whole(self.store, key.family().tree(), &bytes)?;
-            let (base, value) = match &stored {
-                None => (Base::Absent, None),
-                Some(stored) => {
-                    let (version, payload) = open_value(&bytes, &stored.value)?;
-                    (Base::Token(stored.token), Some((version, payload.to_vec())))
-                }
-            };
+            let (base, value) = self.read(key.family().tree(), &bytes)?;
             self.overlay.remember(bytes.clone(), base, value);
         }
         self.staged.insert(bytes, None);
@@ -153,7 +158,8 @@ impl<'a> Txn<'a> {
     ) -> MetaResult<usize> {
         check_prefix::<R>(prefix)?;
         let after = prefix.start_after(after.as_ref());
-        let own = self.own(prefix.bytes(), after.as_deref());
+        let own = self.own(prefix.bytes(), after.as_deref())?;
+        self.settle_store();
         // Each own record hides at most one of the store's: so many suffice to find `limit` live ones.
         let need = limit.saturating_add(own.len());
         let mut merged: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
@@ -181,7 +187,8 @@ impl<'a> Txn<'a> {
     /// As [`Txn::get`].
     pub fn is_empty(&mut self, prefix: &KeyPrefix) -> MetaResult<bool> {
         let after = prefix.start_after(None);
-        let own = self.own(prefix.bytes(), after.as_deref());
+        let own = self.own(prefix.bytes(), after.as_deref())?;
+        self.settle_store();
         if own.values().any(Option::is_some) {
             return Ok(false);
         }
@@ -198,19 +205,30 @@ impl<'a> Txn<'a> {
         Ok(!live)
     }
 
-    /// What the batch and this command wrote in a range: payloads, `None` where they deleted.
-    fn own(&self, prefix: &[u8], after: Option<&[u8]>) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
-        let mut own: BTreeMap<_, _> = self
-            .overlay
-            .range(prefix, after)
-            .filter(|(_, slot)| slot.written)
-            .map(|(key, slot)| (key.clone(), slot.value.as_ref().map(|(_, payload)| payload.clone())))
-            .collect();
+    fn settle_store(&self) {
+        if let Some(flight) = self.flight {
+            flight.wait_applied(self.store);
+        }
+    }
+
+    /// What the batch before, this one and this command wrote in a range: payloads, `None` where they deleted.
+    fn own(&self, prefix: &[u8], after: Option<&[u8]>) -> MetaResult<BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+        let mut own = BTreeMap::new();
+        for change in self.flight.iter().flat_map(|flight| flight.changes(prefix, after)) {
+            let open = |value: &Vec<u8>| open_value(&change.key, value).map(|(_, payload)| payload.to_vec());
+            own.insert(change.key.clone(), change.value.as_ref().map(open).transpose()?);
+        }
+        own.extend(
+            self.overlay
+                .range(prefix, after)
+                .filter(|(_, slot)| slot.written)
+                .map(|(key, slot)| (key.clone(), slot.value.as_ref().map(|(_, payload)| payload.clone()))),
+        );
         let staged = self.staged.range::<[u8], _>((start(prefix, after), Bound::Unbounded));
         own.extend(
             staged.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, payload)| (key.clone(), payload.clone())),
         );
-        own
+        Ok(own)
     }
 
     /// The command.

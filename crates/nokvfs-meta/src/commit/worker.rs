@@ -1,4 +1,4 @@
-//! The committer's thread.
+//! The committer's thread: it plans batches, and has one written while it plans the next.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,11 +9,13 @@ use nokvfs_types::{MetaError, Timestamp, Version};
 
 use super::command::{BATCH_TARGET, COMMAND_LIMIT};
 use super::committer::{CommitterOptions, Shared, StoreState};
+use super::flight::Flight;
 use super::journal::envelope;
 use super::overlay::Overlay;
 use super::queue::{Job, QUEUE};
 use super::segments::Segments;
 use super::txn::Txn;
+use super::writer::{Landed, Prepared, Writer};
 use crate::store::{Anchor, Batch, Envelope, MetaStore, Usage};
 
 /// How often limits are looked at, and the longest sleep of an idle committer.
@@ -29,7 +31,12 @@ const DIRTY_FEW: u64 = 16 << 20;
 /// Bytes that a shorter log never starts a checkpoint with: it has a header.
 const WAL_EMPTY: u64 = 64 << 10;
 
-/// State of the thread.
+const WRITER_GONE: &str = "the thread that writes metadata ended; restart the server and report its log";
+
+/// How long commands that are answered already wait for others to share a write with.
+const HOLD: Duration = Duration::from_millis(1);
+
+/// State of the thread that plans.
 pub(crate) struct Worker {
     store: Arc<dyn MetaStore>,
     shared: Arc<Shared>,
@@ -46,6 +53,28 @@ pub(crate) struct Worker {
     stuck: Option<Stuck>,
     measured: Instant,
     busy: Instant,
+    writer: Writer,
+    /// The batch that is being written.
+    flight: Option<Arc<Flight>>,
+    /// The batch that is being planned.
+    building: Building,
+    /// Nothing is held back.
+    draining: bool,
+}
+
+/// Commands that are planned and not written.
+#[derive(Default)]
+struct Building {
+    overlay: Overlay,
+    jobs: Vec<Box<dyn Job>>,
+    /// The clock of the batch.
+    now: Timestamp,
+    /// A caller waits for it.
+    awaited: bool,
+    /// It was held back once.
+    held: bool,
+    /// Until when it is held back if nobody waits for it.
+    due: Option<Instant>,
 }
 
 /// Checkpoints fail: without them the log grows and memory fills, so nothing is written until one succeeds.
@@ -71,6 +100,13 @@ impl Drop for Ending {
     }
 }
 
+fn refuse(jobs: impl Iterator<Item = Box<dyn Job>>, reason: &str) {
+    for mut job in jobs {
+        job.refuse(MetaError::Unavailable(reason.to_owned()));
+        job.answer();
+    }
+}
+
 impl Worker {
     pub(crate) fn new(
         store: Arc<dyn MetaStore>,
@@ -78,6 +114,7 @@ impl Worker {
         options: CommitterOptions,
         segments: Option<Segments>,
         tail: Anchor,
+        writer: Writer,
     ) -> Self {
         let now = Instant::now();
         Worker {
@@ -95,6 +132,10 @@ impl Worker {
             stuck: None,
             measured: now,
             busy: now,
+            writer,
+            flight: None,
+            building: Building::default(),
+            draining: false,
         }
     }
 
@@ -103,6 +144,7 @@ impl Worker {
         let mut jobs = VecDeque::with_capacity(QUEUE);
         loop {
             let until = self.broken.as_ref().map_or_else(|| Instant::now() + MEASURE, |broken| broken.retry);
+            let until = self.building.due.map_or(until, |due| due.min(until));
             if !self.shared.queue.take(&mut jobs, until) {
                 break;
             }
@@ -110,98 +152,181 @@ impl Worker {
             while !jobs.is_empty() {
                 self.serve(&mut jobs);
             }
+            self.land();
+            self.hand_over();
             if self.measured.elapsed() >= MEASURE {
                 self.measure();
             }
             if self.checkpoint_due() {
+                self.drain();
                 self.checkpoint();
             }
         }
+        self.drain();
         if self.broken.is_none() && self.wal > WAL_EMPTY {
             self.checkpoint();
         }
         self.sync_segments();
     }
 
-    /// One batch from the front of the queue.
+    /// Plans from the front of the queue, until the batch is full.
     fn serve(&mut self, jobs: &mut VecDeque<Box<dyn Job>>) {
+        self.land();
         if let Some(broken) = &self.broken {
-            let reason = broken.reason.clone();
-            for mut job in jobs.drain(..) {
-                job.refuse(MetaError::Unavailable(reason.clone()));
-                job.answer();
-            }
+            refuse(jobs.drain(..), &broken.reason);
             return;
         }
-        let mut overlay = Overlay::default();
-        let mut planned = Vec::with_capacity(jobs.len());
-        let now = Timestamp::now();
-        while overlay.cost() < BATCH_TARGET
+        while self.building.overlay.cost() < BATCH_TARGET
             && let Some(mut job) = jobs.pop_front()
         {
-            self.plan(&mut *job, &mut overlay, now);
-            planned.push(job);
+            let early = self.plan(&mut *job);
+            self.building.awaited |= !early;
+            self.building.jobs.push(job);
+            self.shared.queue.take_urgent(jobs);
         }
-        if let Err(reason) = self.commit(overlay, now, planned.len()) {
-            tracing::error!(%reason, "a batch of metadata was not acknowledged; reopening the store");
-            for job in &mut planned {
-                job.refuse(MetaError::Unavailable(reason.clone()));
-            }
-            self.broken = Some(Broken { reason, retry: Instant::now(), pause: RETRY.0 });
+        if !jobs.is_empty() && self.flight.is_some() {
+            self.wait_landed();
         }
-        for job in planned {
-            job.answer();
-        }
-        self.mend();
+        self.hand_over();
     }
 
-    fn plan(&mut self, job: &mut dyn Job, overlay: &mut Overlay, now: Timestamp) {
+    /// Adds a command to the batch, if the job yields one; answers whether nobody waits for it any more.
+    fn plan(&mut self, job: &mut dyn Job) -> bool {
+        if self.building.jobs.is_empty() {
+            self.building.now = Timestamp::now();
+            self.building.due = Some(Instant::now() + HOLD);
+        }
         let version = Version(self.last.0 + 1);
-        let mut txn = Txn::new(&*self.store, overlay, version, now, self.full.as_deref());
+        let Building { overlay, now, .. } = &mut self.building;
+        let mut txn = Txn::new(&*self.store, self.flight.as_deref(), overlay, version, *now, self.full.as_deref());
         if !job.plan(&mut txn) {
-            return;
+            return false;
         }
         let command = txn.finish();
         if command.mutations.is_empty() {
-            return;
+            return false;
         }
         if let Some(reason) = &self.read_only {
             job.refuse(MetaError::NoSpace(reason.clone()));
-            return;
+            return false;
         }
         let cost = command.cost();
         if cost > COMMAND_LIMIT {
             job.refuse(MetaError::Internal(format!(
                 "a command of {cost} bytes, {COMMAND_LIMIT} are allowed; this is a bug, report it"
             )));
-            return;
+            return false;
         }
         self.last = version;
+        let durable = self.shared.durable.load(Ordering::Acquire);
+        let early = job.early_after().is_some_and(|after| after.0 <= durable);
+        self.shared.unsettled.note(&command);
         overlay.absorb(command);
+        if early {
+            job.answer_early();
+        }
+        early
     }
 
-    fn commit(&mut self, overlay: Overlay, now: Timestamp, commands: usize) -> Result<(), String> {
+    /// Whether the batch can wait for company: nobody waits for it, and it is young and small.
+    fn hold(&mut self) -> bool {
+        let Building { overlay, awaited, due, held, .. } = &mut self.building;
+        if *awaited || self.draining || overlay.cost() >= BATCH_TARGET || due.is_none_or(|due| Instant::now() >= due) {
+            self.shared.holding.store(false, Ordering::Release);
+            return false;
+        }
+        // Whoever waits for a commit of it from now on takes the mark away and wakes this thread; who does not see the mark
+        // in time waits until the batch is due.
+        if std::mem::replace(held, true) {
+            return self.shared.holding.load(Ordering::Acquire);
+        }
+        self.shared.holding.store(true, Ordering::Release);
+        true
+    }
+
+    /// Gives what was planned to the writer, unless that is busy.
+    fn hand_over(&mut self) {
+        if self.flight.is_some() || self.building.jobs.is_empty() || self.hold() {
+            return;
+        }
+        let Building { overlay, jobs, now, .. } = std::mem::take(&mut self.building);
         let finished = overlay.finish();
         if finished.changes.is_empty() {
-            return Ok(());
+            // All that these saw is durable: nothing is under way.
+            jobs.into_iter().for_each(|job| job.answer());
+            return;
         }
         let envelope = envelope(self.tail, self.last, now, &finished.changes, &finished.events);
         self.wal += 2 * envelope.payload.len() as u64;
+        self.tail = envelope.current;
         let batch = Batch { guards: finished.guards, changes: finished.changes, envelope };
-        self.store.commit(&batch).map_err(|error| error.to_string())?;
-        self.tail = batch.envelope.current;
-        self.busy = Instant::now();
-        self.publish(self.last);
-        self.keep(&batch.envelope);
-        let mut health = self.shared.health.lock();
-        health.batches += 1;
-        health.commands += commands as u64;
-        Ok(())
+        let flight = Arc::new(Flight::new(batch));
+        self.flight = Some(Arc::clone(&flight));
+        if let Err(prepared) = self.writer.write(Prepared { flight, jobs, last: self.last }) {
+            self.flight = None;
+            refuse(prepared.jobs.into_iter(), WRITER_GONE);
+            self.fail(WRITER_GONE.into());
+        }
+    }
+
+    /// Takes note of a batch that the writer is done with.
+    fn land(&mut self) {
+        if self.flight.is_some() {
+            match self.writer.poll() {
+                Ok(None) => {}
+                Ok(Some(landed)) => self.landed(landed),
+                Err(()) => self.lost_writer(),
+            }
+        }
+    }
+
+    fn wait_landed(&mut self) {
+        if self.flight.is_some() {
+            match self.writer.wait() {
+                Some(landed) => self.landed(landed),
+                None => self.lost_writer(),
+            }
+        }
+    }
+
+    fn lost_writer(&mut self) {
+        self.flight = None;
+        self.fail(WRITER_GONE.into());
+    }
+
+    fn landed(&mut self, landed: Landed) {
+        let Some(flight) = self.flight.take() else { return };
+        match landed.result {
+            Ok(()) => {
+                self.busy = Instant::now();
+                self.keep(&flight.batch.envelope);
+            }
+            Err(reason) => self.fail(reason),
+        }
+    }
+
+    /// The store failed: what was planned on top of the lost batch is lost with it.
+    fn fail(&mut self, reason: String) {
+        refuse(std::mem::take(&mut self.building).jobs.into_iter(), &reason);
+        self.broken = Some(Broken { reason, retry: Instant::now(), pause: RETRY.0 });
+        self.mend();
+    }
+
+    /// Writes all that is planned and waits for it.
+    fn drain(&mut self) {
+        self.draining = true;
+        loop {
+            self.wait_landed();
+            self.hand_over();
+            if self.flight.is_none() {
+                break;
+            }
+        }
+        self.draining = false;
     }
 
     fn publish(&self, durable: Version) {
-        self.shared.durable.store(durable.0, Ordering::Release);
-        self.shared.durable_watch.send_replace(durable.0);
+        self.shared.publish(durable);
     }
 
     /// Adds to the segments. What fails here is fetched from the log before the next checkpoint.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use nokvfs_types::{InodeId, MetaError, MountId};
+use nokvfs_types::{InodeId, MetaError, MountId, Version};
 use parking_lot::Mutex;
 
 use crate::commit::Txn;
@@ -15,7 +15,14 @@ const BLOCK: u64 = 1024;
 
 /// The block of each volume that is being given out. As many as volumes.
 #[derive(Debug, Default)]
-pub(crate) struct Allocators(Mutex<HashMap<MountId, Range<u64>>>);
+pub(crate) struct Allocators(Mutex<HashMap<MountId, Block>>);
+
+/// Numbers to give out, and the commit that reserved them.
+#[derive(Debug, Default)]
+struct Block {
+    numbers: Range<u64>,
+    reserved_at: Version,
+}
 
 impl Allocators {
     /// A number that was never given out.
@@ -25,19 +32,30 @@ impl Allocators {
             let mut blocks = self.0.lock();
             let block = blocks.entry(mount).or_default();
             // A block beyond the record is void: the command or the batch that reserved it failed, and all that used it.
-            let reserve = block.is_empty() || record.next_inode < block.end;
+            let reserve = block.numbers.is_empty() || record.next_inode < block.numbers.end;
             if reserve {
-                *block = record.next_inode..record.next_inode + BLOCK;
+                let numbers = record.next_inode..record.next_inode + BLOCK;
+                *block = Block { numbers, reserved_at: txn.version() };
             }
-            let inode = InodeId(block.start);
-            block.start += 1;
-            (inode, reserve.then_some(block.end))
+            let inode = InodeId(block.numbers.start);
+            block.numbers.start += 1;
+            (inode, reserve.then_some(block.numbers.end))
         };
         if let Some(end) = reserved {
             record.next_inode = end;
             txn.put(&Key::Allocator(mount), &record)?;
         }
         Ok(inode)
+    }
+
+    /// The commit that reserved the numbers that are being given out.
+    pub(crate) fn reserved_at(&self, mount: MountId) -> Option<Version> {
+        self.0.lock().get(&mount).map(|block| block.reserved_at)
+    }
+
+    /// Whether a number is among those that are still to be given out.
+    pub(crate) fn may_give_out(&self, mount: MountId, inode: InodeId) -> bool {
+        self.0.lock().get(&mount).is_some_and(|block| block.numbers.contains(&inode.0))
     }
 
     /// Forgets a deleted volume.

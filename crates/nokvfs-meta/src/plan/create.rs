@@ -1,8 +1,8 @@
 //! New inodes.
 
-use nokvfs_types::{Applied, FileKind, InodeId, MAX_SYMLINK, MetaError, Name, NewNode};
+use nokvfs_types::{Ack, Applied, FileKind, InodeId, MAX_SYMLINK, MetaError, Name, NewNode};
 
-use super::{Plan, attr_of};
+use super::{Plan, allocator, attr_of};
 use crate::layout::{Body, InodeRecord};
 use crate::service::MetaResult;
 
@@ -17,6 +17,7 @@ impl Plan<'_, '_> {
         node: &NewNode,
         mode: u16,
         open_existing: bool,
+        ack: Ack,
     ) -> MetaResult<Applied> {
         let (kind, rdev, body) = shape(node)?;
         let dir = self.dir(parent)?;
@@ -32,7 +33,10 @@ impl Plan<'_, '_> {
         }
         self.txn.check_room()?;
         self.charge(0, 1)?;
-        let inode = self.allocators.inode(self.txn, self.target.mount)?;
+        let inode = match ack {
+            Ack::Restore(inode) => self.lost(inode)?,
+            _ => self.allocators.inode(self.txn, self.target.mount)?,
+        };
         let now = self.now();
         let (mode, gid) = self.inherit(kind, mode, &dir);
         let is_dir = kind == FileKind::Directory;
@@ -56,7 +60,20 @@ impl Plan<'_, '_> {
         self.put_inode(inode, &record)?;
         self.put_entry(parent, name, inode, kind)?;
         self.change_dir(parent, 1, i32::from(is_dir))?;
+        self.early = ack == Ack::Early && kind == FileKind::File;
         Ok(self.answer(inode, &record, true))
+    }
+
+    /// Checks that a number was given out and is nobody's: a restart never gives out the rest of a reserved block.
+    fn lost(&mut self, inode: InodeId) -> MetaResult<InodeId> {
+        let next = allocator(self.txn, self.target.mount)?.next_inode;
+        if inode.0 >= next || self.allocators.may_give_out(self.target.mount, inode) {
+            return Err(MetaError::Invalid(format!("inode {inode} was never told to anybody")));
+        }
+        match self.find_inode(inode)? {
+            Some(_) => Err(MetaError::Exists),
+            None => Ok(inode),
+        }
     }
 
     /// Mode and group of a new inode: a set-group-id directory passes its group on, and itself to directories. Someone

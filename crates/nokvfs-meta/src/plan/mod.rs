@@ -49,6 +49,8 @@ pub(crate) struct Outcome {
     pub garbage: bool,
     /// Only a step was done, because all of it does not fit into a command: plan it again.
     pub more: bool,
+    /// It may be answered as soon as this commit is durable, before its own.
+    pub early_after: Option<Version>,
 }
 
 /// The volume that a plan works on.
@@ -78,6 +80,8 @@ pub(crate) struct Plan<'p, 'a> {
     orphaned: Option<InodeId>,
     garbage: Vec<(SliceId, u64)>,
     more: bool,
+    /// Something was made that may be answered early.
+    early: bool,
 }
 
 /// What stat(2) tells of a record.
@@ -118,6 +122,7 @@ impl<'p, 'a> Plan<'p, 'a> {
             orphaned: None,
             garbage: Vec::new(),
             more: false,
+            early: false,
         }
     }
 
@@ -133,8 +138,8 @@ impl<'p, 'a> Plan<'p, 'a> {
     /// Plans a mutation. `ReserveUploads` is the session's.
     pub(crate) fn run(mut self, mutation: &Mutation) -> MetaResult<Outcome> {
         let reply = match mutation {
-            Mutation::Create { parent, name, node, mode, open_existing } => {
-                Ok(self.create(*parent, name, node, *mode, *open_existing)?)
+            Mutation::Create { parent, name, node, mode, open_existing, ack } => {
+                Ok(self.create(*parent, name, node, *mode, *open_existing, *ack)?)
             }
             Mutation::Link { inode, parent, name } => Ok(self.link(*inode, *parent, name)?),
             Mutation::Unlink { parent, name } => Ok(self.unlink(*parent, name)?),
@@ -160,7 +165,9 @@ impl<'p, 'a> Plan<'p, 'a> {
             // Versions stay far below 2^52: at a million commits a second that takes a century.
             self.txn.put(&Key::Garbage(self.txn.version().0 * GARBAGE_RECORDS + number), &record)?;
         }
-        Ok(Outcome { reply, orphaned: self.orphaned, garbage: !garbage.is_empty(), more: self.more })
+        // A number that is given out before it is durable must never be given out again.
+        let early_after = self.early.then(|| self.allocators.reserved_at(self.target.mount)).flatten();
+        Ok(Outcome { reply, orphaned: self.orphaned, garbage: !garbage.is_empty(), more: self.more, early_after })
     }
 
     fn now(&self) -> Timestamp {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nokvfs_types::{Applied, Caller, MetaError, MountId, Mutation, OpId, Stamp, VolumeState};
+use nokvfs_types::{Ack, Applied, Caller, MetaError, MountId, Mutation, OpId, Stamp, VolumeState};
 
 use super::{ENDED, Live, SLOTS, slot_key};
 use crate::commit::Txn;
@@ -25,13 +25,15 @@ impl Core {
         if stamp.slot >= SLOTS {
             return Err(MetaError::Invalid(format!("slot {} of {SLOTS}", stamp.slot)));
         }
+        // The kernel holds the directory's lock meanwhile.
+        let urgent = matches!(mutation, Mutation::Create { ack: Ack::Early, .. });
         let request = Arc::new((caller, mutation));
         // A caller that gives up does not hear of the orphan that it made.
         let mut unheard = Unheard { core: self, mount: live.mount, heard: !may_orphan(&request.1) };
         loop {
             let (core, live, request) = (Arc::clone(self), Arc::clone(&live), Arc::clone(&request));
-            let submitted =
-                self.committer.submit(move |txn| core.plan_once(txn, &live, &stamp, &request.0, &request.1)).await;
+            let plan = move |txn: &mut Txn<'_>| core.plan_once(txn, &live, &stamp, &request.0, &request.1);
+            let submitted = self.committer.submit_early(plan, |outcome| outcome.early_after, urgent).await;
             unheard.heard |= !matches!(submitted, Err(MetaError::Unavailable(_)));
             let outcome = submitted?;
             if let Some(inode) = outcome.orphaned {
@@ -130,7 +132,7 @@ fn active(txn: &mut Txn<'_>, mount: MountId) -> MetaResult<Target> {
 }
 
 fn answered(reply: MetaResult<Applied>) -> Outcome {
-    Outcome { reply, orphaned: None, garbage: false, more: false }
+    Outcome { reply, orphaned: None, garbage: false, more: false, early_after: None }
 }
 
 /// What a slot that has got this far says to a request.

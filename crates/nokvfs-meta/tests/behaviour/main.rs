@@ -17,7 +17,7 @@ use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext, VolumeSe
 use nokvfs_meta::{Engine, EngineOptions, LocalService};
 use nokvfs_object::{FaultStore, MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Applied, Attr, Caller, InodeId, Mutation, Name, NewNode, OpId, SessionRequest, Token, UploadId, VolumeInfo,
+    Ack, Applied, Attr, Caller, InodeId, Mutation, Name, NewNode, OpId, SessionRequest, Token, UploadId, VolumeInfo,
     VolumeSpec,
 };
 use proptest::strategy::Strategy;
@@ -118,7 +118,7 @@ fn name(text: &str) -> Name {
 }
 
 fn create(parent: InodeId, text: &str, node: NewNode) -> Mutation {
-    Mutation::Create { parent, name: name(text), node, mode: 0o644, open_existing: false }
+    Mutation::Create { parent, name: name(text), node, mode: 0o644, open_existing: false, ack: Ack::Durable }
 }
 
 fn file(parent: InodeId, text: &str) -> Mutation {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use nokvfs_meta::service::{MetaResult, MetadataService};
-use nokvfs_types::{Applied, FileKind, InodeId, MetaError, Mutation, NewNode, RenameMode, SetAttr, XattrMode};
+use nokvfs_types::{Ack, Applied, FileKind, InodeId, MetaError, Mutation, NewNode, RenameMode, SetAttr, XattrMode};
 use proptest::prelude::*;
 
 use crate::tree::{Answer, Done, Node, Tree};
@@ -64,7 +64,17 @@ fn both(tree: &mut Tree, op: &Op) -> (Mutation, Answer) {
             let parent = tree.any_dir(dir);
             let (node, kind) = new_node(kind);
             let answer = tree.create(parent, NAMES[text], kind, open);
-            (Mutation::Create { parent, name: name(NAMES[text]), node, mode, open_existing: open }, answer)
+            (
+                Mutation::Create {
+                    parent,
+                    name: name(NAMES[text]),
+                    node,
+                    mode,
+                    open_existing: open,
+                    ack: Ack::Durable,
+                },
+                answer,
+            )
         }
         Op::Link { inode, dir, name: text } => {
             let (inode, parent) = (tree.any(inode), tree.any_dir(dir));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use nokvfs_meta::service::MetadataService;
-use nokvfs_types::{DirEntry, FileKind, InodeId, MetaError, NewNode};
+use nokvfs_types::{Ack, DirEntry, FileKind, InodeId, MetaError, NewNode};
 
 use crate::{Mounted, World, context, file, name, node, unlink};
 
@@ -105,6 +105,7 @@ async fn names_are_bytes() {
             node: NewNode::File,
             mode: 0,
             open_existing: false,
+            ack: Ack::Durable,
         };
         let made = mount.make(create).await;
         assert_eq!(mount.lookup(&context(), ROOT, &name).await.expect("found").inode, made.inode);

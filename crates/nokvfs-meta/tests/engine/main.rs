@@ -2,6 +2,7 @@
 #![cfg(feature = "holt")]
 
 mod bodies;
+mod early;
 mod faults;
 mod listing;
 mod local;
@@ -18,7 +19,7 @@ use nokvfs_meta::service::{MetadataService, RequestContext, VolumeService};
 use nokvfs_meta::{Engine, EngineOptions, LocalService};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Applied, Attr, Caller, InodeId, Mutation, Name, NewNode, OpId, SessionGrant, SessionRequest, Stamp, Token,
+    Ack, Applied, Attr, Caller, InodeId, Mutation, Name, NewNode, OpId, SessionGrant, SessionRequest, Stamp, Token,
     VolumeInfo, VolumeSpec,
 };
 
@@ -111,7 +112,7 @@ fn file(parent: InodeId, text: &str) -> Mutation {
 }
 
 fn node(parent: InodeId, text: &str, node: NewNode) -> Mutation {
-    Mutation::Create { parent, name: name(text), node, mode: 0o644, open_existing: false }
+    Mutation::Create { parent, name: name(text), node, mode: 0o644, open_existing: false, ack: Ack::Durable }
 }
 
 fn unlink(parent: InodeId, text: &str) -> Mutation {

@@ -12,9 +12,9 @@ use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext, VolumeSe
 use nokvfs_meta::{Engine, EngineOptions, LocalService};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Applied, Attr, CHUNK_SIZE, Caller, Extent, FileKind, InodeId, MetaError, Mutation, Name, NewNode, OpId, Publish,
-    RenameMode, SessionRequest, SetAttr, SetTime, SliceId, Timestamp, UploadId, VolumeId, VolumeSpec, XattrMode,
-    owner_key,
+    Ack, Applied, Attr, CHUNK_SIZE, Caller, Extent, FileKind, InodeId, MetaError, Mutation, Name, NewNode, OpId,
+    Publish, RenameMode, SessionRequest, SetAttr, SetTime, SliceId, Timestamp, UploadId, VolumeId, VolumeSpec,
+    XattrMode, owner_key,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -208,8 +208,14 @@ impl Pair {
                     FileKind::Symlink => NewNode::Symlink(Bytes::from_static(b"target")),
                     kind => NewNode::Special { kind, rdev: 0 },
                 };
-                let create =
-                    Mutation::Create { parent: self.inodes[parent], name: name(number), node, mode, open_existing };
+                let create = Mutation::Create {
+                    parent: self.inodes[parent],
+                    name: name(number),
+                    node,
+                    mode,
+                    open_existing,
+                    ack: Ack::Early,
+                };
                 let answer = self.mutate(create).await;
                 let expected = self.reference.create(parent, NAMES[number], kind, mode, open_existing);
                 if let (Ok(Applied::Entry { attr, created }), Ok((node, new))) = (&answer, &expected) {

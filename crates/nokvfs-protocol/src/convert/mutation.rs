@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Caller, FileKind, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_VALUE, MetaError, Mutation, Name, NewNode, OpId,
-    Publish, RenameMode, SetAttr, SetTime, Stamp, Timestamp, UploadId, XattrMode,
+    Ack, Applied, Caller, FileKind, InodeId, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_VALUE, MetaError, Mutation, Name,
+    NewNode, OpId, Publish, RenameMode, SetAttr, SetTime, Stamp, Timestamp, UploadId, XattrMode,
 };
 
 use super::attr::{attr_from_wire, attr_to_wire, extents_from_wire, extents_to_wire, kind_from_wire, kind_to_wire};
@@ -52,7 +52,7 @@ pub(super) fn mutate_from_wire(call: wire::MutateCall) -> Checked<(Stamp, Caller
 
 fn mutation_to_wire(mutation: &Mutation) -> WireMutation {
     match mutation {
-        Mutation::Create { parent, name, node, mode, open_existing } => {
+        Mutation::Create { parent, name, node, mode, open_existing, ack } => {
             let (kind, target, rdev) = match node {
                 NewNode::File => (FileKind::File, Bytes::new(), 0),
                 NewNode::Directory => (FileKind::Directory, Bytes::new(), 0),
@@ -65,6 +65,8 @@ fn mutation_to_wire(mutation: &Mutation) -> WireMutation {
                 kind: kind_to_wire(kind),
                 mode: u32::from(*mode),
                 open_existing: *open_existing,
+                early: *ack == Ack::Early,
+                restore: if let Ack::Restore(inode) = ack { inode.0 } else { 0 },
                 target,
                 rdev,
             })
@@ -174,6 +176,12 @@ fn create_from_wire(create: wire::Create) -> Checked<Mutation> {
         node,
         mode: mode(create.mode)?,
         open_existing: create.open_existing,
+        ack: match (create.early, create.restore) {
+            (false, 0) => Ack::Durable,
+            (true, 0) => Ack::Early,
+            (false, number) => Ack::Restore(InodeId(number)),
+            (true, _) => return invalid("a file that is restored is not answered early"),
+        },
     })
 }
 

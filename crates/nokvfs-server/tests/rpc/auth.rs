@@ -8,7 +8,7 @@ use nokvfs_meta::service::{MetadataService, VolumeService};
 use nokvfs_protocol::{Answer, Call, SessionRef};
 use nokvfs_server::{Limits, ServeOptions, Server};
 use nokvfs_types::{
-    Caller, Heartbeat, InodeId, MetaError, Mutation, Name, NewNode, OpId, SessionId, SessionRequest, Stamp, Token,
+    Ack, Caller, Heartbeat, InodeId, MetaError, Mutation, Name, NewNode, OpId, SessionId, SessionRequest, Stamp, Token,
     VolumeId,
 };
 
@@ -144,8 +144,14 @@ async fn a_session_of_another_connection_is_refused_in_every_call() {
         let stamp =
             Stamp { session: session.session, generation: session.generation, slot: 0, sequence: 1, op: OpId(1) };
         let caller = Caller { uid: 0, gid: 0, groups: [].into() };
-        let create =
-            Mutation::Create { parent: inode, name: name(), node: NewNode::File, mode: 0, open_existing: false };
+        let create = Mutation::Create {
+            parent: inode,
+            name: name(),
+            node: NewNode::File,
+            mode: 0,
+            open_existing: false,
+            ack: Ack::Durable,
+        };
         let calls = [
             Call::Heartbeat(session, Heartbeat::default()),
             Call::CloseSession(session),

@@ -17,7 +17,7 @@ use nokvfs_client::{Endpoint, RemoteOptions, RemoteService};
 use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_server::{Limits, Listen, ServeOptions, Server};
-use nokvfs_types::{Applied, Caller, InodeId, Mutation, Name, NewNode, OpId, SessionRequest, Token, VolumeInfo};
+use nokvfs_types::{Ack, Applied, Caller, InodeId, Mutation, Name, NewNode, OpId, SessionRequest, Token, VolumeInfo};
 
 use backend::TestBackend;
 
@@ -55,8 +55,14 @@ fn ctx(op: u64, timeout: Duration) -> RequestContext {
 
 async fn create(service: &RemoteService, name: &str, op: u64, timeout: Duration) -> MetaResult<Applied> {
     let name = Name::try_from(name).expect("name");
-    let mutation =
-        Mutation::Create { parent: InodeId::ROOT, name, node: NewNode::File, mode: 0o644, open_existing: false };
+    let mutation = Mutation::Create {
+        parent: InodeId::ROOT,
+        name,
+        node: NewNode::File,
+        mode: 0o644,
+        open_existing: false,
+        ack: Ack::Durable,
+    };
     service.mutate(&ctx(op, timeout), mutation).await
 }
 
