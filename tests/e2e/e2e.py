@@ -12,7 +12,7 @@ import time
 import traceback
 
 import kube
-from kube import NAMESPACE, Failed, apply, claim, events, get, kubectl, pod, run, run_pod, wait
+from kube import NAMESPACE, Failed, apply, claim, condition, events, get, kubectl, pod, run, run_pod, wait
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHART = HERE.parent.parent / "charts" / "nokv"
@@ -124,6 +124,28 @@ def wrong_parameter() -> None:
     kubectl("delete", "storageclass", "wrong")
 
 
+def unreachable_store() -> None:
+    """A metadata server whose S3 store can't be reached says so in its condition and in an event, and what to do."""
+    apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "nowhere", "namespace": SPACE}, "stringData": {"accessKey": "a", "secretKey": "b"}},
+        {
+            "apiVersion": "nokv.io/v1alpha1", "kind": "MetadataServer", "metadata": {"name": "nowhere", "namespace": SPACE},
+            "spec": {
+                "storage": {"ephemeral": True},
+                "objectStore": {"endpoint": "http://10.88.255.250:9", "bucket": "nowhere", "credentialsSecret": {"name": "nowhere"}},
+            },
+        },
+    )
+
+    def told() -> bool:
+        found = condition("metadataserver", "nowhere", SPACE)
+        return bool(found and found["reason"] == "ObjectStoreUnreachable" and "spec.objectStore" in found["message"])
+
+    wait(120, "a condition about the S3 store", told)
+    wait(30, "an event about the S3 store", lambda: any("S3 object store" in text for text in events(SPACE, "nowhere")))
+    kubectl("delete", "metadataserver", "nowhere", "-n", SPACE, "--timeout=60s")
+
+
 def delete_claim() -> None:
     """Deleting a claim removes its volume, and its objects leave the store."""
     if objects() == 0:
@@ -172,7 +194,7 @@ def demo() -> None:
 
 TESTS = [
     install, helm_test, provision_write_read, both_nodes_at_once, read_only_claim, quota, static_mount, wrong_parameter,
-    delete_claim, uninstall_keeps_data, demo,
+    unreachable_store, delete_claim, uninstall_keeps_data, demo,
 ]
 
 

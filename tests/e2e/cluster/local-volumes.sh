@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A default StorageClass for the local cluster: eight static hostPath volumes on node1, bound when a pod needs one.
+# A default StorageClass for the local cluster: twelve static hostPath volumes on node1, bound when a pod needs one.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 kubectl apply -f - >/dev/null <<Y
@@ -11,7 +11,7 @@ metadata:
 provisioner: kubernetes.io/no-provisioner
 volumeBindingMode: WaitForFirstConsumer
 Y
-for n in 1 2 3 4 5 6 7 8; do
+for n in $(seq 12); do
   dir=$STATE/volumes/$n
   mkdir -p "$dir"
   chmod 0777 "$dir"

@@ -127,6 +127,7 @@ fn golden_bytes_of_server_records() {
         SlotRecord { generation: 1, sequence: 2, op: OpId(3), reply: Bytes::from_static(b"r") },
         "01000000020000000000000003000000000000000100000072",
     );
+    golden(PackRecord { owner: SessionId(7), len: 1 << 20, named: 3 }, "07000000000000000000100003000000");
 }
 
 #[test]
@@ -151,11 +152,12 @@ fn golden_bytes_of_keys_and_values() {
         Key::SessionByMount(mount, SessionId(7)),
         Key::Slot(SessionId(7), 8),
         Key::Topology(mount),
+        Key::Pack(mount, UploadId(258)),
     ];
     let encoded: Vec<String> = keys.iter().map(|key| hex::encode(key.encode())).collect();
     assert_eq!(
         encoded.join(" "),
-        "0100000000000000010000000000000002 020000000000000001000000000000000200000000000000056e 030000000000000001000000000000000200000003 04000000000000000100000000000000026101010102 0500000000000000010000000000000002000000000000000400000000000000056e 0600000000000000010000000000000002 070000000000000006 080000000000000001 0976 0a30313233343536373839616263646566 0b0000000000000001 0c0000000000000001 0d 0e0000000000000007 0f00000000000000010000000000000007 1000000000000000070008 110000000000000001"
+        "0100000000000000010000000000000002 020000000000000001000000000000000200000000000000056e 030000000000000001000000000000000200000003 04000000000000000100000000000000026101010102 0500000000000000010000000000000002000000000000000400000000000000056e 0600000000000000010000000000000002 070000000000000006 080000000000000001 0976 0a30313233343536373839616263646566 0b0000000000000001 0c0000000000000001 0d 0e0000000000000007 0f00000000000000010000000000000007 1000000000000000070008 110000000000000001 1200000000000000010000000000000102"
     );
     let value = seal_value(&keys[0].encode(), Version(9), b"payload");
     assert_eq!(hex::encode(&value), "0109000000000000007061796c6f61640c8786b8");
@@ -273,7 +275,7 @@ fn any_name() -> impl Strategy<Value = Name> {
 fn any_key() -> impl Strategy<Value = Key> {
     let id = prop_oneof![0..3u64, any::<u64>()];
     let text = vec(prop_oneof![0..3u8, any::<u8>()], 0..6);
-    (0..17usize, id.clone(), id.clone(), id.clone(), id, any_name(), text).prop_map(|(kind, a, b, c, d, name, text)| {
+    (0..18usize, id.clone(), id.clone(), id.clone(), id, any_name(), text).prop_map(|(kind, a, b, c, d, name, text)| {
         let (mount, inode, session) = (MountId(a), InodeId(b), SessionId(b));
         match kind {
             0 => Key::Inode(mount, inode),
@@ -292,7 +294,8 @@ fn any_key() -> impl Strategy<Value = Key> {
             13 => Key::Session(session),
             14 => Key::SessionByMount(mount, session),
             15 => Key::Slot(session, c as u16),
-            _ => Key::Topology(mount),
+            16 => Key::Topology(mount),
+            _ => Key::Pack(mount, UploadId(c)),
         }
     })
 }
@@ -319,6 +322,15 @@ proptest! {
         let mut poison = key(&tail);
         poison.push(0);
         prop_assert!(!key(&[tail, more].concat()).starts_with(&poison));
+    }
+
+    #[test]
+    fn packs_are_found_from_their_upload_on(first in 0..5u64, upload in 0..10u64) {
+        let prefix = KeyPrefix::packs_from(MountId(1), UploadId(first));
+        let key = Key::Pack(MountId(1), UploadId(upload)).encode();
+        prop_assert!(key.starts_with(prefix.bytes()));
+        let follows = prefix.start_after(None).is_none_or(|after| key > after);
+        prop_assert_eq!(follows, upload >= first);
     }
 
     #[test]
