@@ -169,7 +169,7 @@ impl Drop for OpenSlice {
             (Some((pack, _)), SENT) => pack.uncertain(),
             (None, UNSENT) => {
                 if let Some(slice) = self.known_id() {
-                    self.bodies.delete_unused(slice, self.len());
+                    self.bodies.delete_unused(slice, self.len(), true);
                 }
             }
             _ => {}
@@ -178,12 +178,14 @@ impl Drop for OpenSlice {
 }
 
 impl Bodies {
-    /// Deletes the objects of a slice that no body names, in the background.
-    pub(crate) fn delete_unused(self: &Arc<Self>, slice: SliceId, len: u64) {
+    /// Deletes the objects of a slice that no body names, in the background; then the upload is settled, if that is asked
+    /// for.
+    pub(crate) fn delete_unused(self: &Arc<Self>, slice: SliceId, len: u64, settle: bool) {
         let bodies = self.clone();
         self.runtime.spawn(async move {
             let keys: Vec<_> = (0..SliceId::blocks(len)).map(|block| slice.object_key(bodies.volume, block)).collect();
             match bodies.store.delete(&keys).await {
+                Ok(()) if !settle => {}
                 Ok(()) if slice.is_pack() => bodies.ids.settle_pack(slice.upload),
                 Ok(()) => bodies.ids.settle(slice.upload),
                 Err(error) => tracing::info!(%slice, %error, "unused objects are left to the sweep of the session"),

@@ -60,6 +60,9 @@ pub(crate) struct Pack {
     pub len: u64,
     named: AtomicBool,
     uncertain: AtomicBool,
+    /// Its upload did not fail. After one that did the object may still come, later than its deletion here: its id is
+    /// never settled, so that the session's sweep looks for it.
+    arrived: AtomicBool,
 }
 
 impl Pack {
@@ -82,7 +85,8 @@ impl Drop for Pack {
         if self.named.load(Ordering::Acquire) {
             self.bodies.ids.settle_pack(self.upload);
         } else {
-            self.bodies.delete_unused(SliceId::pack(self.upload), self.len);
+            let arrived = self.arrived.load(Ordering::Acquire);
+            self.bodies.delete_unused(SliceId::pack(self.upload), self.len, arrived);
         }
     }
 }
@@ -110,6 +114,7 @@ impl Bodies {
         if leads {
             let this = self.clone();
             self.runtime.spawn(async move {
+                let mut leading = Leading { bodies: this.clone(), ended: false };
                 while let Some(members) = this.packer.next() {
                     let many = members.len() > 1;
                     this.upload_members(members).await;
@@ -117,6 +122,7 @@ impl Bodies {
                         tokio::time::sleep(LINGER).await;
                     }
                 }
+                leading.ended = true;
             });
         }
         answer.await.unwrap_or(Err(BodyError::Stage("an upload was stopped".to_owned())))
@@ -143,6 +149,7 @@ impl Bodies {
             len,
             named: AtomicBool::new(false),
             uncertain: AtomicBool::new(false),
+            arrived: AtomicBool::new(true),
         });
         let id = SliceId::pack(pack.upload);
         let key = id.object_key(self.volume, 0);
@@ -153,7 +160,10 @@ impl Bodies {
             Ok::<_, BodyError>(writer.finish())
         });
         let object = copy.await.map_err(|_| BodyError::Stage("reading was stopped".to_owned()))??;
-        self.store.put(&key, object.clone()).await?;
+        if let Err(error) = self.store.put(&key, object.clone()).await {
+            pack.arrived.store(false, Ordering::Release);
+            return Err(error.into());
+        }
         drop(permit);
         self.frames.keep(id, 0, &object);
         let mut at = 0;
@@ -165,7 +175,30 @@ impl Bodies {
     }
 }
 
+/// The task that uploads.
+struct Leading {
+    bodies: Arc<Bodies>,
+    ended: bool,
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        // It was stopped half-way: who waits hears of it and tries again.
+        if !self.ended {
+            let mut queue = self.bodies.packer.queue.lock();
+            queue.led = false;
+            queue.waiting.clear();
+        }
+    }
+}
+
 impl Packer {
+    /// Bodies that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.lock().waiting.len()
+    }
+
     /// What the next object holds; `None` ends the task.
     fn next(&self) -> Option<Vec<Member>> {
         let mut queue = self.queue.lock();

@@ -7,10 +7,10 @@ use nokvfs_meta::service::RequestContext;
 use nokvfs_types::{Applied, Attr, BLOCK_SIZE, CHUNK_SIZE, Extent, MetaError, Mutation, Publish, SetAttr, Timestamp};
 
 use crate::BodyError;
-use crate::file::{OpenFile, State, extent_of, part_of};
+use crate::file::{OpenFile, Source, State, extent_of, part_of};
 use crate::frames::SlicePart;
 use crate::job::OpenSlice;
-use crate::ranges::RangeMap;
+use crate::ranges::{Content, RangeMap};
 use crate::write::SIZE_MAX;
 
 /// Extents of one publish: at most 96 bytes each on the wire, so less than half of the megabyte that a command may have.
@@ -300,12 +300,10 @@ impl State {
         for span in step.chunks.values().flat_map(RangeMap::iter) {
             let live: Vec<_> = self.live.within(span.start..span.end()).collect();
             for part in live {
-                let published = match &part.content {
-                    crate::file::Source::Stored(stored) => {
-                        step.slices.iter().any(|slice| slice.known_id() == Some(stored.slice))
-                    }
-                    crate::file::Source::Staged { .. } => false,
-                };
+                // The same bytes, not just the same object: a pack can hold an older version of the file as well.
+                let here = span.content.skip(part.start - span.start);
+                let published = matches!(&part.content, Source::Stored(stored)
+                    if (stored.slice, stored.offset) == (here.slice, here.offset));
                 if published {
                     self.live.remove(part.start..part.end());
                 }

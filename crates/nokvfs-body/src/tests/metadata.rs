@@ -1,5 +1,6 @@
 //! A small `MetadataService` in memory: bodies only. It checks what a real one relies on (objects are there before they
-//! are published, chunks are bounded) and collects objects that no body names, at once.
+//! are published, chunks are bounded) and collects objects that no body names: packs once they are settled, others at
+//! once. Only one mount of a volume may write packs: uploads of several are not told apart.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -30,6 +31,8 @@ struct State {
     most_extents: usize,
     reservations: u64,
     settled: u64,
+    /// Packs that were named, are not any more, and are not settled.
+    released: BTreeMap<u64, String>,
     /// Answers of the next publishes: fail before or after taking effect.
     faults: VecDeque<(bool, MetaError)>,
     views: u64,
@@ -192,11 +195,32 @@ impl Metadata {
     /// Deletes what was named and is not any more.
     async fn collect(&self, before: BTreeSet<String>) {
         let named = self.named();
-        let garbage: Vec<_> = before.difference(&named).cloned().collect();
+        let garbage: Vec<_> = {
+            let mut state = self.state.lock();
+            let mut garbage: Vec<_> = before.difference(&named).cloned().collect();
+            garbage.retain(|key| match pack_of(key).filter(|upload| *upload >= state.settled) {
+                Some(upload) => {
+                    state.released.insert(upload, key.clone());
+                    false
+                }
+                None => true,
+            });
+            let unsettled = state.settled;
+            let later = state.released.split_off(&unsettled);
+            garbage.extend(std::mem::replace(&mut state.released, later).into_values());
+            garbage.retain(|key| !named.contains(key));
+            garbage
+        };
         for keys in garbage.chunks(1000) {
             self.objects.delete(keys).await.unwrap();
         }
     }
+}
+
+/// The upload of a pack's object.
+pub(super) fn pack_of(key: &str) -> Option<u64> {
+    let parts: Vec<_> = key.split('/').collect();
+    (parts[4] == "0").then(|| parts[3].parse().unwrap())
 }
 
 #[async_trait::async_trait]
@@ -253,11 +277,15 @@ impl MetadataService for Metadata {
         let before = self.named();
         let attr = match mutation {
             Mutation::ReserveUploads { count, settled } => {
-                let mut state = self.state.lock();
-                state.reservations += 1;
-                state.settled = settled.0;
-                let first = UploadId(state.next_upload + 1);
-                state.next_upload += u64::from(count);
+                let first = {
+                    let mut state = self.state.lock();
+                    state.reservations += 1;
+                    state.settled = settled.0;
+                    let first = UploadId(state.next_upload + 1);
+                    state.next_upload += u64::from(count);
+                    first
+                };
+                self.collect(BTreeSet::new()).await;
                 return Ok(Applied::Uploads { first, count });
             }
             Mutation::Publish(publish) => {

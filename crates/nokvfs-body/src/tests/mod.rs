@@ -4,6 +4,7 @@ mod faults;
 mod limits;
 mod metadata;
 mod model;
+mod packs;
 mod ranges;
 
 use std::sync::Arc;

@@ -83,7 +83,7 @@ async fn step(core: &Arc<Core>, session: SessionId) -> MetaResult<bool> {
             let key = Key::Session(session);
             let Some(mut record) = txn.get::<SessionRecord>(&key)? else { return Ok(true) };
             if let Some((first, _)) = record.uploads.first() {
-                drop_packs(txn, mount, *first, swept)?;
+                drop_packs(txn, mount, session, *first..swept)?;
             }
             record.uploads.retain(|(_, end)| *end > swept);
             if let Some((first, _)) = record.uploads.first_mut() {
@@ -123,10 +123,11 @@ async fn sweep(core: &Core, mount: MountId, volume: VolumeId, upload: UploadId) 
 }
 
 /// Removes the records of packs whose objects were swept.
-fn drop_packs(txn: &mut Txn<'_>, mount: MountId, first: UploadId, end: UploadId) -> MetaResult<()> {
+fn drop_packs(txn: &mut Txn<'_>, mount: MountId, owner: SessionId, swept: std::ops::Range<UploadId>) -> MetaResult<()> {
     let mut keys = Vec::new();
-    txn.scan::<PackRecord>(&KeyPrefix::packs_from(mount, first), None, STEP as usize, |key, pack| {
-        if pack.named == 0 && matches!(key, Key::Pack(_, upload) if upload < end) {
+    txn.scan::<PackRecord>(&KeyPrefix::packs_from(mount, swept.start), None, STEP as usize, |key, pack| {
+        let ours = pack.owner == owner && matches!(key, Key::Pack(_, upload) if upload < swept.end);
+        if ours && pack.named == 0 {
             keys.push(key);
         }
     })?;

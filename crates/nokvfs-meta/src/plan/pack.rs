@@ -60,8 +60,8 @@ impl Plan<'_, '_> {
         Ok(session.is_none_or(|session| session.generation == ENDED || !holds(&session.uploads, upload)))
     }
 
-    /// Makes garbage of the packs that nothing names from one upload on, before another; answers how far it came.
-    pub(crate) fn drop_packs(&mut self, from: UploadId, before: UploadId) -> MetaResult<UploadId> {
+    /// Makes garbage of a session's packs that nothing names from one upload on, before another; answers how far it came.
+    pub(crate) fn drop_packs(&mut self, owner: SessionId, from: UploadId, before: UploadId) -> MetaResult<UploadId> {
         let mount = self.target.mount;
         let prefix = KeyPrefix::packs_from(mount, from);
         let (mut looked, mut after) = (0, None);
@@ -78,7 +78,8 @@ impl Plan<'_, '_> {
                     return Ok(upload);
                 }
                 looked += 1;
-                if record.named == 0 {
+                // Uploads of other sessions may lie in between.
+                if record.owner == owner && record.named == 0 {
                     self.garbage.push((SliceId::pack(upload), u64::from(record.len)));
                     self.txn.delete(&key)?;
                 }

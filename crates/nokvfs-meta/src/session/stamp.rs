@@ -73,7 +73,7 @@ impl Core {
                 match mutation {
                     Mutation::ReserveUploads { count, settled } => {
                         let from = session.uploads.first().map_or(*settled, |(first, _)| *first);
-                        let settled = plan.drop_packs(from, *settled)?;
+                        let settled = plan.drop_packs(stamp.session, from, *settled)?;
                         let granted =
                             super::uploads::reserve(plan.txn(), stamp.session, &mut session, *count, settled)?;
                         plan.finish(Ok(granted))?

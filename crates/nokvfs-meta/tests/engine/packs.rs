@@ -1,8 +1,9 @@
 //! Objects that several files share: how long they stay.
 
+use nokvfs_meta::commit::Committer;
 use nokvfs_meta::layout::{Family, KeyPrefix, PackRecord};
 use nokvfs_meta::service::{MetadataService, VolumeService};
-use nokvfs_meta::store::{MetaStore, ReadRecords};
+use nokvfs_meta::store::ReadRecords;
 use nokvfs_object::ObjectStore;
 use nokvfs_types::{
     Applied, CHUNK_SIZE, Extent, InodeId, MetaError, Mutation, PACK_SIZE, Publish, SetAttr, SliceId, Timestamp, Token,
@@ -77,7 +78,7 @@ impl Packs {
         self.world.engine.close().await.expect("closed");
         let World { dir, engine, .. } = self.world;
         drop((self.mount, engine));
-        let store = MetaStore::open(options(dir.path()).store).expect("the store");
+        let (store, _committer) = Committer::open(options(dir.path()).store).expect("the store");
         let mut records = Vec::new();
         let all = KeyPrefix::all(Family::Pack);
         store.scan::<PackRecord>(&all, None, usize::MAX, |_, record, _| records.push(record)).expect("a scan");
@@ -314,10 +315,7 @@ async fn the_packs_of_a_deleted_volume_go_with_it() {
     packs.mount.apply(publish(a, vec![extent(pack, 0, 0)])).await;
     packs.mount.close().await.expect("closed");
     packs.world.engine.delete_volume(packs.volume.0.id).await.expect("deleted");
-    until("gone", async || {
-        packs.world.engine.volume(packs.volume.0.id).await == Err(MetaError::NotFound)
-    })
-    .await;
+    until("gone", async || packs.world.engine.volume(packs.volume.0.id).await == Err(MetaError::NotFound)).await;
     assert_eq!(packs.world.objects.keys(), [""; 0]);
     let Packs { world, volume, mount: _ } = packs;
     // `records` wants a session to close.
