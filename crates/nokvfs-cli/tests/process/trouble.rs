@@ -106,7 +106,7 @@ fn a_stopped_store_delays_and_loses_nothing() {
     assert!(died.is_some(), "a killed process must not hang in the mount");
     println!("a process in fsync died {:.1} s after SIGKILL", killed.elapsed().as_secs_f64());
     fs::metadata(mount.path().join("before")).expect("metadata goes on");
-    std::thread::sleep(Duration::from_secs(6));
+    std::thread::sleep(Duration::from_secs(28));
     assert_eq!(exit(&mut waiting, Duration::ZERO), None, "fsync can't return before the store has the bytes");
     cluster.store.signal(libc::SIGCONT);
     assert!(exit(&mut waiting, PATIENCE).expect("it goes on").success());
