@@ -11,6 +11,7 @@ trap 'kill $pid 2>/dev/null; wait $pid 2>/dev/null || true; rm -rf "$base"' EXIT
 for _ in $(seq 100); do grep -q ready "$base/ready" && break; sleep 0.1; done
 grep -q ready "$base/ready" || { cat "$base/log" >&2; exit 1; }
 mkdir "$base/ext4"
+rustc --edition 2024 -O -o "$base/one_directory" "$here/one_directory.rs"
 echo "boundary: mounted path; durability: fsync; store: the trial store in the same process"
-echo "nokv:"; python3 "$here/one_directory.py" "$base/mount"
-echo "ext4:"; python3 "$here/one_directory.py" "$base/ext4"
+echo "nokv:"; "$base/one_directory" "$base/mount"
+echo "ext4:"; "$base/one_directory" "$base/ext4"

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nokvfs_types::{PACK_SIZE, SliceId, UploadId};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::BodyError;
 use crate::codec::FrameWriter;
@@ -21,14 +21,16 @@ use crate::store::Bodies;
 
 /// The longest body that is packed. A reader of one small file fetches at most two frames of 128 KiB.
 pub(crate) const MEMBER_MAX: u64 = 128 << 10;
-/// How long the next pack is open after one with several bodies: little beside any store's latency, long enough for the
-/// writers that were just answered to come back.
-const LINGER: Duration = Duration::from_millis(2);
+/// How long the next pack stays open for as many bodies as the last one had: little beside any store's latency, long enough
+/// for the writers that were just answered to come back.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// Small bodies that wait to be uploaded; no more than the stage has pages.
 #[derive(Debug, Default)]
 pub(crate) struct Packer {
     queue: Mutex<Queue>,
+    /// As many wait as the task waits for.
+    enough: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ struct Queue {
     waiting: VecDeque<Member>,
     /// A task uploads.
     led: bool,
+    /// How many it waits for; 0: it does not wait.
+    expected: usize,
 }
 
 /// A body on its way into a pack.
@@ -109,6 +113,9 @@ impl Bodies {
         let leads = {
             let mut queue = self.packer.queue.lock();
             queue.waiting.push_back(Member { slice: slice.clone(), pieces: pieces.to_vec(), done });
+            if queue.expected > 0 && queue.waiting.len() >= queue.expected {
+                self.packer.enough.notify_one();
+            }
             !std::mem::replace(&mut queue.led, true)
         };
         if leads {
@@ -116,10 +123,10 @@ impl Bodies {
             self.runtime.spawn(async move {
                 let mut leading = Leading { bodies: this.clone(), ended: false };
                 while let Some(members) = this.packer.next() {
-                    let many = members.len() > 1;
+                    let count = members.len();
                     this.upload_members(members).await;
-                    if many {
-                        tokio::time::sleep(LINGER).await;
+                    if count > 1 {
+                        this.packer.linger(count).await;
                     }
                 }
                 leading.ended = true;
@@ -197,6 +204,20 @@ impl Packer {
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.queue.lock().waiting.len()
+    }
+
+    /// Waits a little until so many bodies are there.
+    async fn linger(&self, count: usize) {
+        let enough = {
+            let mut queue = self.queue.lock();
+            let enough = queue.waiting.len() >= count;
+            queue.expected = if enough { 0 } else { count };
+            enough
+        };
+        if !enough {
+            drop(tokio::time::timeout(LINGER, self.enough.notified()).await);
+            self.queue.lock().expected = 0;
+        }
     }
 
     /// What the next object holds; `None` ends the task.
