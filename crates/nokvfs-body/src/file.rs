@@ -253,13 +253,21 @@ impl OpenFile {
         *self.early.lock() = Some((creator, again));
     }
 
+    /// The directory in which this mount made the file, if that is not durable yet for all it knows.
+    pub fn early_in(&self) -> Option<InodeId> {
+        match &*self.early.lock() {
+            Some((_, Mutation::Create { parent, .. })) => Some(*parent),
+            _ => None,
+        }
+    }
+
     /// Whether a sync has something to do.
     pub fn is_unsettled(&self) -> bool {
         self.early.lock().is_some() || self.is_dirty()
     }
 
     /// Makes sure that the file itself is durable.
-    pub(crate) async fn settle(&self, ctx: &RequestContext) -> Result<(), BodyError> {
+    pub async fn settle(&self, ctx: &RequestContext) -> Result<(), BodyError> {
         if self.early.lock().is_none() {
             return Ok(());
         }

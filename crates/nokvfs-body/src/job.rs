@@ -20,6 +20,9 @@ use crate::{BodyError, FRAME_PAYLOAD};
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// No request to a store is under way longer than this.
+const LATE: Duration = Duration::from_secs(300);
+
 /// Nothing names the slice's objects.
 const UNSENT: u8 = 0;
 /// A publish that names them was sent; its answer is not known.
@@ -165,11 +168,21 @@ impl Drop for OpenSlice {
         let fate = self.fate.load(Ordering::Acquire);
         // Objects of a publish without an answer may be named by the body: they are the session's sweep's.
         match (self.pack.get(), fate) {
-            (Some((pack, _)), PUBLISHED) => pack.named(),
-            (Some((pack, _)), SENT) => pack.uncertain(),
+            (Some((pack, _)), fate) => {
+                match fate {
+                    PUBLISHED => pack.named(),
+                    SENT => pack.uncertain(),
+                    _ => {}
+                }
+                // An upload of its own that failed before.
+                if let Some(upload) = self.upload.get() {
+                    let slice = SliceId { upload: *upload, inode: self.inode, chunk: self.chunk };
+                    self.bodies.delete_late(slice, self.len.load(Ordering::Relaxed));
+                }
+            }
             (None, UNSENT) => {
                 if let Some(slice) = self.known_id() {
-                    self.bodies.delete_unused(slice, self.len(), true);
+                    self.bodies.delete_unused(slice, self.len());
                 }
             }
             _ => {}
@@ -178,18 +191,31 @@ impl Drop for OpenSlice {
 }
 
 impl Bodies {
-    /// Deletes the objects of a slice that no body names, in the background; then the upload is settled, if that is asked
-    /// for.
-    pub(crate) fn delete_unused(self: &Arc<Self>, slice: SliceId, len: u64, settle: bool) {
+    /// Deletes the objects of a slice that no body names, in the background; then the upload is settled.
+    pub(crate) fn delete_unused(self: &Arc<Self>, slice: SliceId, len: u64) {
         let bodies = self.clone();
         self.runtime.spawn(async move {
             let keys: Vec<_> = (0..SliceId::blocks(len)).map(|block| slice.object_key(bodies.volume, block)).collect();
             match bodies.store.delete(&keys).await {
-                Ok(()) if !settle => {}
                 Ok(()) if slice.is_pack() => bodies.ids.settle_pack(slice.upload),
                 Ok(()) => bodies.ids.settle(slice.upload),
                 Err(error) => tracing::info!(%slice, %error, "unused objects are left to the sweep of the session"),
             }
+        });
+    }
+}
+
+impl Bodies {
+    /// The same after an upload that failed: the objects may still come, later than a deletion now.
+    pub(crate) fn delete_late(self: &Arc<Self>, slice: SliceId, len: u64) {
+        let bodies = self.clone();
+        self.runtime.spawn(async move {
+            let keys: Vec<_> = (0..SliceId::blocks(len)).map(|block| slice.object_key(bodies.volume, block)).collect();
+            if let Err(error) = bodies.store.delete(&keys).await {
+                tracing::debug!(%slice, %error, "unused objects are deleted later");
+            }
+            tokio::time::sleep(LATE).await;
+            bodies.delete_unused(slice, len);
         });
     }
 }

@@ -64,8 +64,7 @@ pub(crate) struct Pack {
     pub len: u64,
     named: AtomicBool,
     uncertain: AtomicBool,
-    /// Its upload did not fail. After one that did the object may still come, later than its deletion here: its id is
-    /// never settled, so that the session's sweep looks for it.
+    /// Its upload did not fail.
     arrived: AtomicBool,
 }
 
@@ -89,8 +88,11 @@ impl Drop for Pack {
         if self.named.load(Ordering::Acquire) {
             self.bodies.ids.settle_pack(self.upload);
         } else {
-            let arrived = self.arrived.load(Ordering::Acquire);
-            self.bodies.delete_unused(SliceId::pack(self.upload), self.len, arrived);
+            let slice = SliceId::pack(self.upload);
+            match self.arrived.load(Ordering::Acquire) {
+                true => self.bodies.delete_unused(slice, self.len),
+                false => self.bodies.delete_late(slice, self.len),
+            }
         }
     }
 }

@@ -217,6 +217,7 @@ impl OpenFile {
         }
         // With the turn no publish is under way that could bring back what is cut off.
         let _turn = self.take_turn(ctx).await?;
+        self.settle(ctx).await?;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         let result = self.change(ctx, Mutation::SetAttr { inode: self.inode(), set }).await;
         let mut state = self.state.lock();

@@ -104,6 +104,15 @@ impl Bodies {
         self.files.lock().get(&inode).and_then(Weak::upgrade)
     }
 
+    /// Makes sure that the files are durable that this mount made in a directory.
+    pub async fn settle_in(&self, ctx: &RequestContext, dir: InodeId) -> Result<(), BodyError> {
+        let open: Vec<_> = self.files.lock().values().filter_map(Weak::upgrade).collect();
+        for file in open.into_iter().filter(|file| file.early_in() == Some(dir)) {
+            file.settle(ctx).await?;
+        }
+        Ok(())
+    }
+
     /// Publishes all unpublished writes; the error names the files where that failed.
     pub async fn shutdown(&self, deadline: Instant) -> Result<(), BodyError> {
         let files: Vec<_> = self.dirty.lock().values().cloned().collect();

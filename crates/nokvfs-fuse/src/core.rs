@@ -143,6 +143,17 @@ impl Core {
 
     /// Carries out a mutation that answers an inode.
     pub(crate) async fn entry(&self, ctx: &RequestContext, mutation: Mutation) -> OpResult<(Attr, bool)> {
+        let target = match &mutation {
+            Mutation::SetAttr { inode, .. }
+            | Mutation::SetXattr { inode, .. }
+            | Mutation::RemoveXattr { inode, .. }
+            | Mutation::Link { inode, .. } => self.bodies.find(*inode).filter(|file| file.early_in().is_some()),
+            _ => None,
+        };
+        // A new file that was lost with its server is made again first.
+        if let Some(file) = target {
+            file.settle(ctx).await?;
+        }
         match self.service.mutate(ctx, mutation).await? {
             Applied::Entry { attr, created } => Ok((attr, created)),
             other => {

@@ -131,6 +131,7 @@ impl Core {
     /// fsync(2) of a directory: files in it whose creation was answered early are durable afterwards, everything else
     /// is. Any listing waits for that.
     pub(crate) async fn sync_dir(self: Arc<Self>, ctx: RequestContext, inode: InodeId) -> OpResult<()> {
+        self.bodies.settle_in(&ctx, inode).await?;
         self.service.readdir(&ctx, inode, 0, 1, false).await?;
         Ok(())
     }

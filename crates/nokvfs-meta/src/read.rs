@@ -102,6 +102,7 @@ impl Engine {
         core.shown(version).await?;
         for attr in page.entries.iter_mut().filter_map(|entry| entry.attr.as_mut()) {
             if attr.kind == FileKind::Directory
+                && core.committer.unsettled_inode(mount, attr.inode).is_none()
                 && let Some((record, version)) = core.committer.unsettled_dir(mount, attr.inode)
                 && version > attr.version
             {

@@ -84,13 +84,13 @@ fn check(dir: &Path, acknowledged: u64) -> u64 {
     let (store, _committer) = open(dir);
     let (counters, version) = store.get::<CountersRecord>(&Key::Counters(MOUNT)).unwrap().unwrap();
     assert!(counters.inodes >= acknowledged, "{} of {acknowledged} are left", counters.inodes);
-    assert_eq!(version, Version(counters.inodes));
-    let mut next = 1;
+    let (mut next, mut last) = (1, Version(0));
     let entries = KeyPrefix::entries(MOUNT, InodeId::ROOT);
     store
         .scan::<DentryRecord>(&entries, None, usize::MAX, |_, entry, version| {
-            assert_eq!((entry.inode, version), (InodeId(next), Version(next)));
-            next += 1;
+            assert_eq!(entry.inode, InodeId(next));
+            assert!(version > last, "{version} after {last}");
+            (next, last) = (next + 1, version);
         })
         .unwrap();
     assert_eq!(next, counters.inodes + 1);
@@ -108,5 +108,6 @@ fn check_journal(dir: &Path, last: u64) {
             after = batch.last;
         }
     }
-    assert_eq!(after, Version(last));
+    // Each start leaves some versions out.
+    assert!(after >= Version(last), "{after} of {last}");
 }

@@ -202,7 +202,9 @@ fn everything_acknowledged_is_there_after_a_reopen_and_in_the_journal() {
         assert!(health.batches < health.commands / 4, "{health:?}");
         assert!(health.checkpoints > 0, "{health:?}");
         let (counters, version) = store.get::<CountersRecord>(&Key::Counters(MOUNT)).unwrap().unwrap();
-        assert_eq!((counters.inodes, version), ((round + 1) * 512, Version((round + 1) * 512)));
+        assert_eq!(counters.inodes, (round + 1) * 512);
+        // A start leaves out the versions that clients may have heard of and that were lost.
+        assert_eq!(version, Version((round + 1) * 512 + round * 2 * super::queue::QUEUE as u64));
         let mut count = 0;
         store
             .scan::<DentryRecord>(&KeyPrefix::entries(MOUNT, InodeId::ROOT), None, 10_000, |_, _, _| count += 1)
@@ -219,7 +221,7 @@ fn everything_acknowledged_is_there_after_a_reopen_and_in_the_journal() {
             events += batch.events.len();
         }
     }
-    assert_eq!((after, events), (Version(1024), 1024));
+    assert_eq!((after, events), (Version(1024 + 2 * super::queue::QUEUE as u64), 1024));
 }
 
 #[test]

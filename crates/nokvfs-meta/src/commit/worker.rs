@@ -60,6 +60,8 @@ pub(crate) struct Worker {
     building: Building,
     /// Nothing is held back.
     draining: bool,
+    /// The writer ended: so does this thread.
+    writer_gone: bool,
 }
 
 /// Commands that are planned and not written.
@@ -100,6 +102,15 @@ impl Drop for Ending {
     }
 }
 
+/// The commit to go on from. Clients may know of commits after the journal's last one, answered early and lost with the
+/// process: theirs must not be given out again. There were no more of them than places in the queue.
+fn first_after(tail: Anchor) -> Version {
+    match tail.version() {
+        Version(0) => Version(0),
+        Version(last) => Version(last + 2 * QUEUE as u64),
+    }
+}
+
 fn refuse(jobs: impl Iterator<Item = Box<dyn Job>>, reason: &str) {
     for mut job in jobs {
         job.refuse(MetaError::Unavailable(reason.to_owned()));
@@ -123,7 +134,7 @@ impl Worker {
             options,
             segments,
             tail,
-            last: tail.version(),
+            last: first_after(tail),
             full: None,
             read_only: None,
             broken: None,
@@ -136,6 +147,7 @@ impl Worker {
             flight: None,
             building: Building::default(),
             draining: false,
+            writer_gone: false,
         }
     }
 
@@ -144,7 +156,8 @@ impl Worker {
         let mut jobs = VecDeque::with_capacity(QUEUE);
         loop {
             let until = self.broken.as_ref().map_or_else(|| Instant::now() + MEASURE, |broken| broken.retry);
-            let until = self.building.due.map_or(until, |due| due.min(until));
+            let due = self.building.due.filter(|_| self.flight.is_none());
+            let until = due.map_or(until, |due| due.min(until));
             if !self.shared.queue.take(&mut jobs, until) {
                 break;
             }
@@ -159,7 +172,12 @@ impl Worker {
             }
             if self.checkpoint_due() {
                 self.drain();
-                self.checkpoint();
+                if self.broken.is_none() {
+                    self.checkpoint();
+                }
+            }
+            if self.writer_gone {
+                break;
             }
         }
         self.drain();
@@ -176,6 +194,7 @@ impl Worker {
             refuse(jobs.drain(..), &broken.reason);
             return;
         }
+        let mut waited = jobs.len();
         while self.building.overlay.cost() < BATCH_TARGET
             && let Some(mut job) = jobs.pop_front()
         {
@@ -183,8 +202,15 @@ impl Worker {
             self.building.awaited |= !early;
             self.building.jobs.push(job);
             self.shared.queue.take_urgent(jobs);
+            // However many urgent ones come, those who waited when this began wait for no more than the batch that is being
+            // written.
+            waited = waited.saturating_sub(1);
+            self.land();
+            if self.broken.is_some() || (waited == 0 && self.flight.is_none() && self.is_due()) {
+                break;
+            }
         }
-        if !jobs.is_empty() && self.flight.is_some() {
+        if self.building.overlay.cost() >= BATCH_TARGET && self.flight.is_some() {
             self.wait_landed();
         }
         self.hand_over();
@@ -228,16 +254,21 @@ impl Worker {
         early
     }
 
+    /// Whether the batch is to be written as soon as that can be.
+    fn is_due(&self) -> bool {
+        let Building { overlay, awaited, due, .. } = &self.building;
+        *awaited || overlay.cost() >= BATCH_TARGET || due.is_none_or(|due| Instant::now() >= due)
+    }
+
     /// Whether the batch can wait for company: nobody waits for it, and it is young and small.
     fn hold(&mut self) -> bool {
-        let Building { overlay, awaited, due, held, .. } = &mut self.building;
-        if *awaited || self.draining || overlay.cost() >= BATCH_TARGET || due.is_none_or(|due| Instant::now() >= due) {
+        if self.draining || self.is_due() {
             self.shared.holding.store(false, Ordering::Release);
             return false;
         }
         // Whoever waits for a commit of it from now on takes the mark away and wakes this thread; who does not see the mark
         // in time waits until the batch is due.
-        if std::mem::replace(held, true) {
+        if std::mem::replace(&mut self.building.held, true) {
             return self.shared.holding.load(Ordering::Acquire);
         }
         self.shared.holding.store(true, Ordering::Release);
@@ -263,9 +294,8 @@ impl Worker {
         let flight = Arc::new(Flight::new(batch));
         self.flight = Some(Arc::clone(&flight));
         if let Err(prepared) = self.writer.write(Prepared { flight, jobs, last: self.last }) {
-            self.flight = None;
             refuse(prepared.jobs.into_iter(), WRITER_GONE);
-            self.fail(WRITER_GONE.into());
+            self.lost_writer();
         }
     }
 
@@ -291,6 +321,7 @@ impl Worker {
 
     fn lost_writer(&mut self) {
         self.flight = None;
+        self.writer_gone = true;
         self.fail(WRITER_GONE.into());
     }
 

@@ -87,8 +87,18 @@ impl Drop for Writer {
     }
 }
 
+struct Landing<'f>(&'f Flight);
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        self.0.land();
+    }
+}
+
 fn write(store: &dyn MetaStore, shared: &Shared, prepared: Prepared) -> Landed {
     let Prepared { flight, mut jobs, last } = prepared;
+    // Also if the engine panics: scans wait for it.
+    let landing = Landing(&flight);
     let result = store.commit(&flight.batch).map_err(|error| error.to_string());
     match &result {
         Ok(()) => {
@@ -102,7 +112,7 @@ fn write(store: &dyn MetaStore, shared: &Shared, prepared: Prepared) -> Landed {
             jobs.iter_mut().for_each(|job| job.refuse(MetaError::Unavailable(reason.clone())));
         }
     }
-    flight.land();
+    drop(landing);
     jobs.into_iter().for_each(|job| job.answer());
     Landed { result }
 }

@@ -71,6 +71,8 @@ impl Core {
             }
             deleted += keys.len();
             if !keys.is_empty() {
+                // Also what was not found must be so for good: behind this, all that was seen is durable.
+                self.committer.submit(|_| Ok(())).await?;
                 self.delete_objects(&keys).await?;
             }
             if !page.more {

@@ -20,15 +20,16 @@ const STEP: usize = 512;
 
 pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     let mut deleting = Vec::new();
-    core.store.scan::<VolumeRecord>(&KeyPrefix::volumes(), None, usize::MAX, |key, volume, _| {
+    core.store.scan::<VolumeRecord>(&KeyPrefix::volumes(), None, usize::MAX, |key, volume, version| {
         if let Key::Volume(mount) = key
             && volume.state == VolumeState::Deleting
         {
-            deleting.push((mount, volume));
+            deleting.push((mount, volume, version));
         }
     })?;
     let mut failed = None;
-    for (mount, volume) in deleting {
+    for (mount, volume, version) in deleting {
+        core.shown(version).await?;
         // One whose objects can't be deleted holds no other up.
         match delete(&core, mount, &volume).await {
             Ok(()) => tracing::info!(volume = %volume.id, name = volume.spec.name, "a volume was deleted"),

@@ -104,17 +104,13 @@ impl Plan<'_, '_> {
         packs.into_iter().try_for_each(|(pack, (len, change))| self.count_pack(pack, len, change))
     }
 
-    /// Nobody will ever read these uploads.
+    /// The file of these uploads is gone, or not there yet: its mount may make it again and publish them then. If not, it
+    /// deletes them, or the sweep of its session does; a pack goes by its record once it is settled.
     pub(super) fn abandon(&mut self, extents: &[Extent]) -> MetaResult<()> {
-        for (slice, len) in slices(extents) {
-            if slice.is_pack() {
-                // With a record it goes once it is settled.
-                self.count_pack(slice, len, 0)?;
-            } else {
-                self.garbage.push((slice, len));
-            }
-        }
-        Ok(())
+        slices(extents)
+            .into_iter()
+            .filter(|(slice, _)| slice.is_pack())
+            .try_for_each(|(slice, len)| self.count_pack(slice, len, 0))
     }
 
     /// Cuts a body to `size` and charges for it. If that takes more than one command allows, the end of the file is
