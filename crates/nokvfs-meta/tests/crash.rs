@@ -82,7 +82,7 @@ fn nothing_acknowledged_is_lost_by_a_kill() {
 /// All that was acknowledged is there, and no half of a command. Answers how many commands are there.
 fn check(dir: &Path, acknowledged: u64) -> u64 {
     let (store, _committer) = open(dir);
-    let (counters, version) = store.get::<CountersRecord>(&Key::Counters(MOUNT)).unwrap().unwrap();
+    let (counters, _) = store.get::<CountersRecord>(&Key::Counters(MOUNT)).unwrap().unwrap();
     assert!(counters.inodes >= acknowledged, "{} of {acknowledged} are left", counters.inodes);
     let (mut next, mut last) = (1, Version(0));
     let entries = KeyPrefix::entries(MOUNT, InodeId::ROOT);
