@@ -281,8 +281,8 @@ impl OpenFile {
         }
     }
 
-    /// Makes the file again that was answered early and lost with its server.
-    pub(crate) async fn restore(&self, ctx: &RequestContext) -> Result<(), BodyError> {
+    /// Makes the file again that was answered early and lost with its server; `NotFound` if it was not.
+    pub async fn restore(&self, ctx: &RequestContext) -> Result<(), BodyError> {
         let again = self.early.lock().clone();
         let Some((caller, again)) = again else { return Err(MetaError::NotFound.into()) };
         let ctx = RequestContext { caller, op: OpId(0), deadline: ctx.deadline };

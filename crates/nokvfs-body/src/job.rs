@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nokvfs_object::ObjectError;
 use nokvfs_types::{BLOCK_SIZE, SliceId, UploadId};
 use tokio::sync::{Notify, OnceCell};
 
@@ -194,29 +195,32 @@ impl Bodies {
     /// Deletes the objects of a slice that no body names, in the background; then the upload is settled.
     pub(crate) fn delete_unused(self: &Arc<Self>, slice: SliceId, len: u64) {
         let bodies = self.clone();
-        self.runtime.spawn(async move {
-            let keys: Vec<_> = (0..SliceId::blocks(len)).map(|block| slice.object_key(bodies.volume, block)).collect();
-            match bodies.store.delete(&keys).await {
-                Ok(()) if slice.is_pack() => bodies.ids.settle_pack(slice.upload),
-                Ok(()) => bodies.ids.settle(slice.upload),
-                Err(error) => tracing::info!(%slice, %error, "unused objects are left to the sweep of the session"),
-            }
-        });
+        self.runtime.spawn(async move { bodies.delete_and_settle(slice, len).await });
     }
-}
 
-impl Bodies {
     /// The same after an upload that failed: the objects may still come, later than a deletion now.
     pub(crate) fn delete_late(self: &Arc<Self>, slice: SliceId, len: u64) {
         let bodies = self.clone();
         self.runtime.spawn(async move {
-            let keys: Vec<_> = (0..SliceId::blocks(len)).map(|block| slice.object_key(bodies.volume, block)).collect();
-            if let Err(error) = bodies.store.delete(&keys).await {
+            if let Err(error) = bodies.delete(slice, len).await {
                 tracing::debug!(%slice, %error, "unused objects are deleted later");
             }
             tokio::time::sleep(LATE).await;
-            bodies.delete_unused(slice, len);
+            bodies.delete_and_settle(slice, len).await;
         });
+    }
+
+    async fn delete(&self, slice: SliceId, len: u64) -> Result<(), ObjectError> {
+        let keys: Vec<_> = (0..SliceId::blocks(len)).map(|block| slice.object_key(self.volume, block)).collect();
+        self.store.delete(&keys).await
+    }
+
+    async fn delete_and_settle(&self, slice: SliceId, len: u64) {
+        match self.delete(slice, len).await {
+            Ok(()) if slice.is_pack() => self.ids.settle_pack(slice.upload),
+            Ok(()) => self.ids.settle(slice.upload),
+            Err(error) => tracing::info!(%slice, %error, "unused objects are left to the sweep of the session"),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Packs: small bodies that are uploaded around the same time share an object, so that many writers of small files cost
 //! a few requests instead of one each.
 //!
-//! As in group commit one task takes what has come in while it was busy. What comes alone is an object of its own and never
-//! waits; who comes while others do waits for company a little.
+//! As in group commit a task takes what has come in while it was busy. What comes alone is an object of its own and never
+//! waits; who comes while others do waits for company a little. Once a whole pack waits another task takes that: a store far
+//! away gets as many at once as other uploads.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,9 +37,11 @@ pub(crate) struct Packer {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Member>,
-    /// A task uploads.
-    led: bool,
-    /// How many it waits for; 0: it does not wait.
+    /// Bytes of those.
+    bytes: u64,
+    /// Tasks that upload.
+    leaders: usize,
+    /// How many one of them waits for; 0: none waits.
     expected: usize,
 }
 
@@ -114,11 +117,18 @@ impl Bodies {
         let (done, answer) = oneshot::channel();
         let leads = {
             let mut queue = self.packer.queue.lock();
-            queue.waiting.push_back(Member { slice: slice.clone(), pieces: pieces.to_vec(), done });
-            if queue.expected > 0 && queue.waiting.len() >= queue.expected {
+            let member = Member { slice: slice.clone(), pieces: pieces.to_vec(), done };
+            queue.bytes += member.len();
+            queue.waiting.push_back(member);
+            let full = queue.bytes >= PACK_SIZE;
+            if queue.expected > 0 && (full || queue.waiting.len() >= queue.expected) {
                 self.packer.enough.notify_one();
             }
-            !std::mem::replace(&mut queue.led, true)
+            // One that waits for company takes a full pack itself.
+            let further = full && queue.expected == 0 && queue.leaders < self.upload_parallelism;
+            let leads = queue.leaders == 0 || further;
+            queue.leaders += usize::from(leads);
+            leads
         };
         if leads {
             let this = self.clone();
@@ -139,7 +149,7 @@ impl Bodies {
 
     async fn upload_members(self: &Arc<Self>, members: Vec<Member>) {
         let result = match &members[..] {
-            [member] => member.slice.put_pieces(0, &member.pieces).await.map(drop),
+            [member] => member.slice.put_pieces(0, &member.pieces).await,
             _ => self.put_pack(&members).await,
         };
         for Member { slice, pieces, done } in members {
@@ -192,11 +202,15 @@ struct Leading {
 
 impl Drop for Leading {
     fn drop(&mut self) {
-        // It was stopped half-way: who waits hears of it and tries again.
-        if !self.ended {
-            let mut queue = self.bodies.packer.queue.lock();
-            queue.led = false;
+        if self.ended {
+            return;
+        }
+        // It was stopped half-way: if nobody is left to serve those who wait, they hear of it and try again.
+        let mut queue = self.bodies.packer.queue.lock();
+        queue.leaders -= 1;
+        if queue.leaders == 0 {
             queue.waiting.clear();
+            (queue.bytes, queue.expected) = (0, 0);
         }
     }
 }
@@ -212,8 +226,11 @@ impl Packer {
     async fn linger(&self, count: usize) {
         let enough = {
             let mut queue = self.queue.lock();
-            let enough = queue.waiting.len() >= count;
-            queue.expected = if enough { 0 } else { count };
+            // One waits at a time.
+            let enough = queue.waiting.len() >= count || queue.bytes >= PACK_SIZE || queue.expected > 0;
+            if !enough {
+                queue.expected = count;
+            }
             enough
         };
         if !enough {
@@ -232,9 +249,10 @@ impl Packer {
             members.push(member);
         }
         if members.is_empty() {
-            queue.led = false;
+            queue.leaders -= 1;
             return None;
         }
+        queue.bytes -= len;
         Some(members)
     }
 }

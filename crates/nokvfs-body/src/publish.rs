@@ -217,9 +217,13 @@ impl OpenFile {
         }
         // With the turn no publish is under way that could bring back what is cut off.
         let _turn = self.take_turn(ctx).await?;
-        self.settle(ctx).await?;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
-        let result = self.change(ctx, Mutation::SetAttr { inode: self.inode(), set }).await;
+        let cut = Mutation::SetAttr { inode: self.inode(), set };
+        let mut result = self.change(ctx, cut.clone()).await;
+        if matches!(result, Err(BodyError::Meta(MetaError::NotFound))) && self.early_in().is_some() {
+            self.restore(ctx).await?;
+            result = self.change(ctx, cut).await;
+        }
         let mut state = self.state.lock();
         match result {
             Ok(attr) => {

@@ -36,6 +36,7 @@ pub struct Bodies {
     pub(crate) ids: Arc<UploadIds>,
     pub(crate) uploads: Semaphore,
     pub(crate) packer: Packer,
+    pub(crate) upload_parallelism: usize,
     pub(crate) ahead: AheadLimit,
     pub(crate) runtime: tokio::runtime::Handle,
     /// Bytes that are on their way from the stage to the store.
@@ -61,6 +62,7 @@ impl Bodies {
             stage: Stage::new(&options)?,
             uploads: Semaphore::new(options.upload_parallelism),
             packer: Packer::default(),
+            upload_parallelism: options.upload_parallelism,
             ahead: AheadLimit::new(options.read_ahead_max, options.read_buffer),
             leaving: AtomicU64::new(0),
             files: Mutex::default(),

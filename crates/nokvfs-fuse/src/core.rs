@@ -141,8 +141,8 @@ impl Core {
         });
     }
 
-    /// Carries out a mutation that answers an inode.
-    pub(crate) async fn entry(&self, ctx: &RequestContext, mutation: Mutation) -> OpResult<(Attr, bool)> {
+    /// Changes something. A new file that was lost with its server is made again first.
+    pub(crate) async fn change(&self, ctx: &RequestContext, mutation: Mutation) -> OpResult<Applied> {
         let target = match &mutation {
             Mutation::SetAttr { inode, .. }
             | Mutation::SetXattr { inode, .. }
@@ -150,11 +150,19 @@ impl Core {
             | Mutation::Link { inode, .. } => self.bodies.find(*inode).filter(|file| file.early_in().is_some()),
             _ => None,
         };
-        // A new file that was lost with its server is made again first.
-        if let Some(file) = target {
-            file.settle(ctx).await?;
+        let Some(file) = target else { return Ok(self.service.mutate(ctx, mutation).await?) };
+        match self.service.mutate(ctx, mutation.clone()).await {
+            Err(MetaError::NotFound) => {
+                file.restore(ctx).await?;
+                Ok(self.service.mutate(ctx, mutation).await?)
+            }
+            answer => Ok(answer?),
         }
-        match self.service.mutate(ctx, mutation).await? {
+    }
+
+    /// Carries out a mutation that answers an inode.
+    pub(crate) async fn entry(&self, ctx: &RequestContext, mutation: Mutation) -> OpResult<(Attr, bool)> {
+        match self.change(ctx, mutation).await? {
             Applied::Entry { attr, created } => Ok((attr, created)),
             other => {
                 Err(MetaError::Internal(format!("the metadata service answered {other:?} instead of an inode")).into())

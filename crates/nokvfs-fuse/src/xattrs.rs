@@ -63,7 +63,7 @@ impl Core {
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return Err(Refusal::Errno(libc::EINVAL)),
         };
-        self.service.mutate(&ctx, Mutation::SetXattr { inode, name, value, mode }).await?;
+        self.change(&ctx, Mutation::SetXattr { inode, name, value, mode }).await?;
         Ok(())
     }
 
@@ -72,7 +72,7 @@ impl Core {
             let errno = if name == CAPABILITY { libc::ENODATA } else { libc::EOPNOTSUPP };
             return Err(Refusal::Errno(errno));
         }
-        self.service.mutate(&ctx, Mutation::RemoveXattr { inode, name }).await?;
+        self.change(&ctx, Mutation::RemoveXattr { inode, name }).await?;
         Ok(())
     }
 }

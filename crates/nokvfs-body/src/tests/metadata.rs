@@ -9,9 +9,9 @@ use bytes::Bytes;
 use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Applied, Attr, BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, FileKind, FsStat, InodeId, MAX_CHUNK_EXTENTS, MetaError,
-    MountId, Mutation, Name, Publish, SliceId, Timestamp, UploadId, Version, VolumeId, VolumeInfo, VolumeSpec,
-    VolumeState, VolumeUsage,
+    Ack, Applied, Attr, BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, FileKind, FsStat, InodeId, MAX_CHUNK_EXTENTS,
+    MetaError, MountId, Mutation, Name, Publish, SliceId, Timestamp, UploadId, Version, VolumeId, VolumeInfo,
+    VolumeSpec, VolumeState, VolumeUsage,
 };
 use parking_lot::Mutex;
 
@@ -36,6 +36,7 @@ struct State {
     /// Answers of the next publishes: fail before or after taking effect.
     faults: VecDeque<(bool, MetaError)>,
     views: u64,
+    restored: Vec<(InodeId, u32)>,
 }
 
 impl Metadata {
@@ -80,6 +81,16 @@ impl Metadata {
         };
         state.files.insert(InodeId(inode), (attr.clone(), Vec::new()));
         BodyView { attr, extents: Vec::new(), complete_to: u64::MAX }
+    }
+
+    /// The server failed before the file was durable.
+    pub fn lose(&self, inode: u64) {
+        self.state.lock().files.remove(&InodeId(inode)).unwrap();
+    }
+
+    /// Files that were made again, and by whom.
+    pub fn restored(&self) -> Vec<(InodeId, u32)> {
+        self.state.lock().restored.clone()
     }
 
     pub fn fail_publish(&self, after: bool, error: MetaError) {
@@ -234,7 +245,7 @@ impl MetadataService for Metadata {
     }
 
     async fn getattr(&self, _: &RequestContext, inode: InodeId) -> MetaResult<Attr> {
-        Ok(self.attr(inode.0))
+        self.state.lock().files.get(&inode).map(|(attr, _)| attr.clone()).ok_or(MetaError::NotFound)
     }
 
     async fn readdir(
@@ -272,7 +283,7 @@ impl MetadataService for Metadata {
         Ok(BodyView { attr: attr.clone(), extents, complete_to })
     }
 
-    async fn mutate(&self, _: &RequestContext, mutation: Mutation) -> MetaResult<Applied> {
+    async fn mutate(&self, ctx: &RequestContext, mutation: Mutation) -> MetaResult<Applied> {
         tokio::task::yield_now().await;
         let before = self.named();
         let attr = match mutation {
@@ -306,6 +317,13 @@ impl MetadataService for Metadata {
                 }
             }
             Mutation::SetAttr { inode, set } => self.truncate(inode, set.size.unwrap())?,
+            Mutation::Create { ack: Ack::Restore(inode), .. } => {
+                if self.state.lock().files.contains_key(&inode) {
+                    return Err(MetaError::Exists);
+                }
+                self.state.lock().restored.push((inode, ctx.caller.uid));
+                self.create(inode.0).attr
+            }
             other => return Err(MetaError::Invalid(format!("{other:?}"))),
         };
         self.collect(before).await;

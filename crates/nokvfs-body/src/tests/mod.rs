@@ -1,5 +1,6 @@
 //! Behaviour of bodies against a model, faults and limits.
 
+mod early;
 mod faults;
 mod limits;
 mod metadata;

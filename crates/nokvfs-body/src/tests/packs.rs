@@ -198,3 +198,19 @@ async fn two_versions_of_a_file_in_one_pack_stay_apart() {
     assert!(read_all(&there).await == [bytes(7, 1000), bytes(8, 10)].concat(), "the second version is lost");
     assert!(read == bytes(7, 1000), "the second version is not read while it is unpublished");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_packs_do_not_wait_for_an_upload_that_takes_long() {
+    let volume = Volume::new();
+    let mount = volume.mount();
+    let (held, stall) = hold(&volume, &mount).await;
+    // A pack holds eight of these.
+    let files = written(&volume, &mount, &[128 << 10; 24]).await;
+    sync_all(&files).await;
+    assert!(held.is_dirty(), "the first upload is still under way");
+    drop(stall);
+    held.sync(&ctx()).await.unwrap();
+    for inode in 1..=24 {
+        check(&volume, inode, 128 << 10).await;
+    }
+}

@@ -53,16 +53,21 @@ fn entries(txn: &mut Txn<'_>) -> MetaResult<usize> {
     txn.scan::<DentryRecord>(&KeyPrefix::entries(MOUNT, InodeId::ROOT), None, 1000, |_, _| {})
 }
 
-/// Blocks the committer inside a plan until all other commands are queued, so that they form one batch.
-async fn as_one_batch<T>(committer: &Committer, commands: impl Future<Output = T>) -> T {
-    let gate = Arc::new(AtomicBool::new(false));
-    let opened = Arc::clone(&gate);
-    let blocker = committer.submit(move |_| {
-        while !opened.load(Ordering::Acquire) {
+/// A plan that keeps the committer until the gate is open.
+fn blocked_until(committer: &Committer, gate: &Arc<AtomicBool>) -> impl Future<Output = MetaResult<()>> {
+    let gate = Arc::clone(gate);
+    committer.submit(move |_| {
+        while !gate.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
         Ok(())
-    });
+    })
+}
+
+/// Blocks the committer inside a plan until all other commands are queued, so that they form one batch.
+async fn as_one_batch<T>(committer: &Committer, commands: impl Future<Output = T>) -> T {
+    let gate = Arc::new(AtomicBool::new(false));
+    let blocker = blocked_until(committer, &gate);
     let open = async {
         tokio::task::yield_now().await;
         gate.store(true, Ordering::Release);
@@ -364,13 +369,7 @@ fn an_early_answer_comes_before_the_batch_is_written_and_readers_are_told_to_wai
         assert_eq!(unsettled(), None);
         // The plan behind it in the same batch keeps the committer from writing that.
         let gate = Arc::new(AtomicBool::new(false));
-        let opened = Arc::clone(&gate);
-        let blocker = committer.submit(move |_| {
-            while !opened.load(Ordering::Acquire) {
-                std::thread::yield_now();
-            }
-            Ok(())
-        });
+        let blocker = blocked_until(&committer, &gate);
         let answered = async {
             let version = committer.submit_early(|txn| create_telling(txn, "a"), early, true).await.unwrap();
             assert_eq!(unsettled(), Some(version));

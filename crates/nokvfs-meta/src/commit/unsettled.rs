@@ -132,7 +132,8 @@ impl State {
 fn record_of(command: &MetadataCommand, mount: MountId, inode: InodeId) -> Option<InodeRecord> {
     let key = Key::Inode(mount, inode).encode();
     let at = command.mutations.binary_search_by(|(changed, _)| changed.cmp(&key)).ok()?;
-    command.mutations[at].1.as_deref().and_then(|payload| InodeRecord::decode(payload).ok())
+    let decoded = InodeRecord::decode(command.mutations[at].1.as_deref()?);
+    decoded.inspect_err(|error| tracing::error!(%inode, %error, "a directory that was just planned can't be read")).ok()
 }
 
 /// Removes an entry unless a later commit made it.

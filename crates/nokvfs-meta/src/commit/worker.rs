@@ -356,10 +356,6 @@ impl Worker {
         self.draining = false;
     }
 
-    fn publish(&self, durable: Version) {
-        self.shared.publish(durable);
-    }
-
     /// Adds to the segments. What fails here is fetched from the log before the next checkpoint.
     fn keep(&mut self, envelope: &Envelope) {
         if let Some(segments) = &mut self.segments
@@ -444,7 +440,7 @@ impl Worker {
                 self.last = self.last.max(tail.version());
                 self.broken = None;
                 // All that is readable now came from the disk.
-                self.publish(self.last);
+                self.shared.publish(self.last);
                 self.measure();
                 self.adopt_log();
             }
