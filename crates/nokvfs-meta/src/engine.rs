@@ -1,6 +1,7 @@
 //! The engine: everything that a metadata server holds, behind the service traits.
 
 mod options;
+mod snapshots;
 mod store;
 mod volumes;
 
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub use options::EngineOptions;
+pub(crate) use snapshots::{find_snapshot, pinned, unpin};
 use store::EngineStore;
 
 use crate::commit::{Committer, Health, StoreState, Txn};
@@ -59,6 +61,7 @@ pub(crate) struct Wake {
     pub orphans: Notify,
     pub sweep: Notify,
     pub volumes: Notify,
+    pub history: Notify,
 }
 
 /// What engine and workers share.
@@ -204,7 +207,7 @@ impl Core {
                 self.ended.lock().entry(session).or_insert_with(|| Instant::now() + quiet);
             } else if !self.sessions.has(session, record.generation) {
                 let Some((volume, _)) = self.store.get::<VolumeRecord>(&Key::Volume(record.mount))? else { continue };
-                let live = Live::load(&self.store, session, &record, volume.id)?;
+                let live = Live::load(&self.store, session, &record, &volume)?;
                 self.sessions.insert(live, self.options.restart_grace);
                 // It may have ended since the scan; an end that comes after this removes it itself.
                 let now = self.store.get::<SessionRecord>(&Key::Session(session))?;

@@ -15,6 +15,8 @@ mod gc;
 #[cfg(feature = "holt")]
 pub mod layout;
 #[cfg(feature = "holt")]
+mod lineage;
+#[cfg(feature = "holt")]
 mod local;
 mod open_table;
 #[cfg(feature = "holt")]

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Attr, BodyView, Caller, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, MetaError, Mutation, Name,
-    OpId, SessionGrant, SessionRequest, Token, VolumeId, VolumeInfo, VolumeSpec,
+    Applied, Attr, BodyView, Caller, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, MetaError,
+    Mutation, Name, OpId, SessionGrant, SessionRequest, SnapshotInfo, Token, VolumeId, VolumeInfo, VolumeSpec,
 };
 
 /// Answer of every call.
@@ -116,7 +116,32 @@ pub trait VolumeService: fmt::Debug + Send + Sync + 'static {
     /// Changes the quota; 0 means no limit. Below what is used it stops growth only.
     async fn set_quota(&self, id: VolumeId, bytes: u64, inodes: u64) -> MetaResult<VolumeInfo>;
 
-    /// Starts a volume's deletion: no session can be opened from then on, and records and objects go in the background.
-    /// `Busy` while a session holds it. Unknown and deleted volumes are fine.
+    /// Starts a volume's deletion: no session can be opened from then on, and records and objects go in the background,
+    /// once no snapshot of it and no volume made from it is left. Its name is free at once in that case, else when it is
+    /// gone. `Busy` while a session holds it. Unknown and deleted volumes are fine.
     async fn delete_volume(&self, id: VolumeId) -> MetaResult<()>;
+}
+
+/// Snapshots of a server's volumes, and volumes made from them. For operators, as [`VolumeService`].
+#[async_trait::async_trait]
+pub trait SnapshotService: fmt::Debug + Send + Sync + 'static {
+    /// Keeps the volume as it is now under a name, or answers the snapshot that has the name. Costs one record, however
+    /// many files there are. `Busy` at [`nokvfs_types::MAX_SNAPSHOTS`].
+    async fn create_snapshot(&self, volume: VolumeId, name: &str) -> MetaResult<SnapshotInfo>;
+
+    /// The snapshots of a volume, oldest first; of a deleted one too.
+    async fn list_snapshots(&self, volume: VolumeId) -> MetaResult<Vec<SnapshotInfo>>;
+
+    /// Deletes a snapshot; what only it kept goes in the background. Volumes made from it stay as they are. `Busy` while a
+    /// session reads it. An unknown one is fine.
+    async fn delete_snapshot(&self, volume: VolumeId, name: &str) -> MetaResult<()>;
+
+    /// Makes a writable volume that shows what its source does, and its token; or answers the one of that name if it was
+    /// made from the same. Costs a few records, however many files there are. `Busy` where the source is itself
+    /// [`nokvfs_types::MAX_BASES`] clones deep.
+    async fn clone_volume(&self, spec: CloneSpec) -> MetaResult<(VolumeInfo, Token)>;
+
+    /// Makes a volume what it was at a snapshot. Its snapshots stay, those made later too. `Busy` while a session holds
+    /// it.
+    async fn rollback_volume(&self, volume: VolumeId, snapshot: &str) -> MetaResult<VolumeInfo>;
 }

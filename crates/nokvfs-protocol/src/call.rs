@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Attr, BodyView, Caller, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, Mutation, Name, SessionGrant,
-    SessionId, SessionRequest, Stamp, Token, VolumeId, VolumeInfo, VolumeSpec,
+    Applied, Attr, BodyView, Caller, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, Mutation, Name,
+    SessionGrant, SessionId, SessionRequest, SnapshotInfo, Stamp, Token, VolumeId, VolumeInfo, VolumeSpec,
 };
 
 /// A session as its client holds it.
@@ -81,6 +81,16 @@ pub enum Call {
     },
     /// Answers `Unit`.
     DeleteVolume(VolumeId),
+    /// Keeps a volume as it is under a name. Answers `Snapshot`.
+    CreateSnapshot(VolumeId, String),
+    /// Answers `Snapshots`.
+    ListSnapshots(VolumeId),
+    /// Answers `Unit`.
+    DeleteSnapshot(VolumeId, String),
+    /// Answers `Created`.
+    CloneVolume(CloneSpec),
+    /// Makes a volume what it was at a snapshot. Answers `Volume`.
+    RollbackVolume(VolumeId, String),
 }
 
 impl Call {
@@ -106,6 +116,11 @@ impl Call {
             Call::ListVolumes { .. } => "list_volumes",
             Call::SetQuota { .. } => "set_quota",
             Call::DeleteVolume(_) => "delete_volume",
+            Call::CreateSnapshot(..) => "create_snapshot",
+            Call::ListSnapshots(_) => "list_snapshots",
+            Call::DeleteSnapshot(..) => "delete_snapshot",
+            Call::CloneVolume(_) => "clone_volume",
+            Call::RollbackVolume(..) => "rollback_volume",
         }
     }
 
@@ -130,7 +145,12 @@ impl Call {
             | Call::Volume(_)
             | Call::ListVolumes { .. }
             | Call::SetQuota { .. }
-            | Call::DeleteVolume(_) => None,
+            | Call::DeleteVolume(_)
+            | Call::CreateSnapshot(..)
+            | Call::ListSnapshots(_)
+            | Call::DeleteSnapshot(..)
+            | Call::CloneVolume(_)
+            | Call::RollbackVolume(..) => None,
         }
     }
 }
@@ -188,6 +208,10 @@ pub enum Answer {
     Created(VolumeInfo, Token),
     /// Volumes.
     Volumes(Vec<VolumeInfo>),
+    /// A snapshot.
+    Snapshot(SnapshotInfo),
+    /// Snapshots of a volume.
+    Snapshots(Vec<SnapshotInfo>),
 }
 
 impl Answer {
@@ -207,6 +231,8 @@ impl Answer {
             Answer::Volume(_) => "volume",
             Answer::Created(..) => "created volume",
             Answer::Volumes(_) => "volumes",
+            Answer::Snapshot(_) => "snapshot",
+            Answer::Snapshots(_) => "snapshots",
         }
     }
 }

@@ -34,13 +34,38 @@ fn spec() -> VolumeSpec {
     }
 }
 
+fn clone() -> CloneSpec {
+    CloneSpec { source: volume(), snapshot: Some("s".into()), name: "c".into(), quota_bytes: 5, quota_inodes: 6 }
+}
+
+fn snapshot() -> SnapshotInfo {
+    let usage = VolumeUsage { bytes: 5, inodes: 6 };
+    let created = Timestamp(-7);
+    SnapshotInfo { volume: volume(), name: "s".into(), version: Version(8), created, usage, clones: 9 }
+}
+
 fn info() -> VolumeInfo {
     let usage = VolumeUsage { bytes: 123_456_789, inodes: 42 };
-    VolumeInfo { id: volume(), mount: MountId(7), spec: spec(), state: VolumeState::Active, usage, sessions: 3 }
+    VolumeInfo {
+        id: volume(),
+        mount: MountId(7),
+        spec: spec(),
+        state: VolumeState::Active,
+        usage,
+        sessions: 3,
+        origins: vec![Origin { first: UploadId(9), volume: volume() }],
+    }
 }
 
 fn request(resume: Option<(SessionId, u32)>) -> SessionRequest {
-    SessionRequest { volume: volume(), token: Token([0xab; 32]), client: "node-1/pod".into(), read_only: true, resume }
+    SessionRequest {
+        volume: volume(),
+        token: Token([0xab; 32]),
+        client: "node-1/pod".into(),
+        read_only: true,
+        snapshot: Some("s".into()),
+        resume,
+    }
 }
 
 fn attr() -> Attr {
@@ -153,6 +178,12 @@ pub(crate) fn calls() -> Vec<(&'static str, Call)> {
         ("list_volumes_first", Call::ListVolumes { after: None, limit: 1 }),
         ("set_quota", Call::SetQuota { id: volume(), bytes: 1 << 30, inodes: 0 }),
         ("delete_volume", Call::DeleteVolume(volume())),
+        ("create_snapshot", Call::CreateSnapshot(volume(), "s".into())),
+        ("list_snapshots", Call::ListSnapshots(volume())),
+        ("delete_snapshot", Call::DeleteSnapshot(volume(), "s".into())),
+        ("clone_volume", Call::CloneVolume(clone())),
+        ("clone_volume_now", Call::CloneVolume(CloneSpec { snapshot: None, ..clone() })),
+        ("rollback_volume", Call::RollbackVolume(volume(), "s".into())),
     ];
     let caller = Caller { uid: 1000, gid: 100, groups: [4, 5].into() };
     calls.extend(
@@ -186,6 +217,8 @@ pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
         ("volume", Answer::Volume(deleting)),
         ("created", Answer::Created(info(), Token([0xcd; 32]))),
         ("volumes", Answer::Volumes(vec![info()])),
+        ("snapshot", Answer::Snapshot(snapshot())),
+        ("snapshots", Answer::Snapshots(vec![snapshot()])),
     ]
 }
 

@@ -43,6 +43,11 @@ impl Peer {
             | Call::ListVolumes { .. }
             | Call::SetQuota { .. }
             | Call::DeleteVolume(_)
+            | Call::CreateSnapshot(..)
+            | Call::ListSnapshots(_)
+            | Call::DeleteSnapshot(..)
+            | Call::CloneVolume(_)
+            | Call::RollbackVolume(..)
                 if self.role != Role::Control =>
             {
                 Err(MetaError::Unauthorized("volumes are for the role nokv-control".into()))
@@ -101,5 +106,16 @@ pub(crate) async fn answer(backend: Arc<dyn Backend>, peer: Arc<Peer>, call: Cal
             backend.delete_volume(id).await?;
             Answer::Unit
         }
+        Call::CreateSnapshot(volume, name) => Answer::Snapshot(backend.create_snapshot(volume, &name).await?),
+        Call::ListSnapshots(volume) => Answer::Snapshots(backend.list_snapshots(volume).await?),
+        Call::DeleteSnapshot(volume, name) => {
+            backend.delete_snapshot(volume, &name).await?;
+            Answer::Unit
+        }
+        Call::CloneVolume(spec) => {
+            let (info, token) = backend.clone_volume(spec).await?;
+            Answer::Created(info, token)
+        }
+        Call::RollbackVolume(volume, snapshot) => Answer::Volume(backend.rollback_volume(volume, &snapshot).await?),
     })
 }

@@ -27,5 +27,6 @@ pub use ops::{
     XattrMode,
 };
 pub use volume::{
-    Heartbeat, HeartbeatReply, SessionGrant, SessionRequest, Token, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
+    CloneSpec, Heartbeat, HeartbeatReply, MAX_BASES, MAX_SNAPSHOTS, Origin, SessionGrant, SessionRequest, SnapshotInfo,
+    Token, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
 };

@@ -56,6 +56,7 @@ impl Metadata {
             state: VolumeState::Active,
             usage: VolumeUsage::default(),
             sessions: 1,
+            origins: Vec::new(),
         };
         Arc::new(Self { volume, objects, state: Mutex::default() })
     }

@@ -65,6 +65,7 @@ impl Volume {
             token: self.token,
             client: "test".into(),
             read_only: options.read_only,
+            snapshot: None,
             resume: None,
         };
         let session = self.runtime.block_on(LocalService::open(self.engine.clone(), request)).unwrap();

@@ -53,8 +53,10 @@ async fn step(core: &Arc<Core>, session: SessionId) -> MetaResult<bool> {
         return Ok(true);
     }
     let volume = core.store.get::<VolumeRecord>(&Key::Volume(record.mount))?;
-    let mut volume = volume.map(|(volume, _)| volume).filter(|volume| volume.state == VolumeState::Active);
-    // The objects of a deleted volume are deleted with it.
+    // The objects of a deleted volume are deleted with it, unless it is what a rollback left behind.
+    let mut volume = volume.map(|(volume, _)| volume).filter(|volume| {
+        volume.state != VolumeState::Deleting || volume.bases.iter().any(|base| base.volume == volume.id)
+    });
     if let Some(active) = &volume
         && core.is_foreign(active.id).await?
     {

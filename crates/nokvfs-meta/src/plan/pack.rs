@@ -37,7 +37,8 @@ impl Plan<'_, '_> {
 
     /// Counts records that name a pack from now on, or no longer.
     pub(super) fn count_pack(&mut self, pack: SliceId, len: u64, change: i64) -> MetaResult<()> {
-        let key = Key::Pack(self.target.mount, pack.upload);
+        let (mount, volume) = self.target.lineage.owner(pack.upload);
+        let key = Key::Pack(mount, pack.upload);
         let mut record = match (self.txn.get::<PackRecord>(&key)?, self.writer) {
             (Some(record), _) => record,
             (None, Some(writer)) if change >= 0 => {
@@ -49,7 +50,7 @@ impl Plan<'_, '_> {
         record.named = u32::try_from(named)
             .map_err(|_| MetaError::Corrupt(format!("{pack} is named by {} records, then by {named}", record.named)))?;
         if record.named == 0 && self.is_settled(record.owner, pack.upload)? {
-            self.garbage.push((pack, u64::from(record.len)));
+            self.garbage.push((mount, volume, pack, u64::from(record.len)));
             return self.txn.delete(&key);
         }
         self.txn.put(&key, &record)
@@ -80,7 +81,7 @@ impl Plan<'_, '_> {
                 looked += 1;
                 // Uploads of other sessions may lie in between.
                 if record.owner == owner && record.named == 0 {
-                    self.garbage.push((SliceId::pack(upload), u64::from(record.len)));
+                    self.garbage.push((mount, self.target.id, SliceId::pack(upload), u64::from(record.len)));
                     self.txn.delete(&key)?;
                 }
             }

@@ -32,8 +32,9 @@ impl Plan<'_, '_> {
             record.size = size;
         }
         let before = record.mapped;
+        self.published.extend(publish.extents.iter().map(|extent| extent.slice).filter(|slice| !slice.is_pack()));
         self.lay(inode, &mut record, &publish.extents)?;
-        self.charge(record.mapped as i64 - before as i64, 0)?;
+        self.charge_body(&record, record.mapped as i64 - before as i64)?;
         let end = publish.extents.last().map_or(0, Extent::end);
         record.size = record.size.max(publish.size).max(end);
         record.mtime = publish.written;

@@ -127,7 +127,9 @@ fn active(txn: &mut Txn<'_>, mount: MountId) -> MetaResult<Target> {
     let record: VolumeRecord = txn.get(&Key::Volume(mount))?.ok_or(MetaError::NotFound)?;
     match record.state {
         VolumeState::Active => Ok(Target::new(mount, &record)),
-        VolumeState::Deleting => Err(MetaError::Busy("the volume is being deleted".into())),
+        VolumeState::Hidden | VolumeState::Deleting => {
+            Err(MetaError::Busy("the volume was deleted or rolled back; open a new session".into()))
+        }
     }
 }
 

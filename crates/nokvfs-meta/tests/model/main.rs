@@ -127,7 +127,14 @@ impl Pair {
             root_gid: 2,
         };
         let (info, token) = engine.create_volume(spec).await.unwrap();
-        let request = SessionRequest { volume: info.id, token, client: "model".into(), read_only: false, resume: None };
+        let request = SessionRequest {
+            volume: info.id,
+            token,
+            client: "model".into(),
+            read_only: false,
+            snapshot: None,
+            resume: None,
+        };
         let service = LocalService::open(Arc::clone(&engine), request).await.unwrap();
         let root = Node {
             kind: FileKind::Directory,

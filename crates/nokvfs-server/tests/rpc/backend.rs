@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nokvfs_meta::service::{MetaResult, SessionService, VolumeService};
+use nokvfs_meta::service::{MetaResult, SessionService, SnapshotService, VolumeService};
 use nokvfs_protocol::SessionRef;
 use nokvfs_server::{Backend, Figures};
 use nokvfs_types::*;
@@ -77,7 +77,15 @@ impl TestBackend {
         };
         let usage = VolumeUsage { bytes: 5, inodes: 1 };
         let mount = MountId(self.number());
-        let info = VolumeInfo { id: VolumeId::random(), mount, spec, state: VolumeState::Active, usage, sessions: 0 };
+        let info = VolumeInfo {
+            id: VolumeId::random(),
+            mount,
+            spec,
+            state: VolumeState::Active,
+            usage,
+            sessions: 0,
+            origins: Vec::new(),
+        };
         let mut token = [0; 32];
         token[..16].copy_from_slice(VolumeId::random().0.as_bytes());
         let volume = (info, Token(token));
@@ -200,6 +208,29 @@ impl VolumeService for TestBackend {
     async fn delete_volume(&self, id: VolumeId) -> MetaResult<()> {
         self.state.lock().volumes.retain(|(info, _)| info.id != id);
         Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl SnapshotService for TestBackend {
+    async fn create_snapshot(&self, _volume: VolumeId, _name: &str) -> MetaResult<SnapshotInfo> {
+        Err(MetaError::NotFound)
+    }
+
+    async fn list_snapshots(&self, _volume: VolumeId) -> MetaResult<Vec<SnapshotInfo>> {
+        Ok(Vec::new())
+    }
+
+    async fn delete_snapshot(&self, _volume: VolumeId, _name: &str) -> MetaResult<()> {
+        Ok(())
+    }
+
+    async fn clone_volume(&self, _spec: CloneSpec) -> MetaResult<(VolumeInfo, Token)> {
+        Err(MetaError::NotFound)
+    }
+
+    async fn rollback_volume(&self, _volume: VolumeId, _snapshot: &str) -> MetaResult<VolumeInfo> {
+        Err(MetaError::NotFound)
     }
 }
 
