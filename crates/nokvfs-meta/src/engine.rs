@@ -25,7 +25,7 @@ use crate::commit::{Committer, Health, StoreState, Txn};
 use crate::layout::{Key, KeyPrefix, ServerRecord, SessionRecord, VolumeRecord};
 use crate::plan::Allocators;
 use crate::service::MetaResult;
-use crate::session::{ENDED, Live, Orphans, Sessions, WINDOW};
+use crate::session::{ENDED, Live, LockTable, Orphans, Sessions, WINDOW};
 use crate::store::ReadRecords;
 
 /// Volumes, sessions and records of one metadata server.
@@ -71,6 +71,7 @@ pub(crate) struct Core {
     /// As it was at the start: for what never changes of it.
     pub server: ServerRecord,
     pub sessions: Sessions,
+    pub locks: Mutex<LockTable>,
     pub orphans: Orphans,
     pub allocators: Allocators,
     pub wake: Wake,
@@ -104,6 +105,7 @@ impl Engine {
             objects,
             server,
             sessions: Sessions::new(options.session_expiry),
+            locks: Mutex::new(LockTable::new()),
             orphans: Orphans::default(),
             allocators: Allocators::default(),
             wake: Wake::default(),
@@ -115,6 +117,7 @@ impl Engine {
             options,
         });
         core.adopt()?;
+        core.locks.lock().recover(core.sessions.all());
         let stop = watch::Sender::new(false);
         let tasks = crate::gc::start(&core, &stop);
         Ok(Arc::new(Engine { core, stop, tasks: Mutex::new(tasks) }))
