@@ -6,23 +6,21 @@
 //! server, too. Waiting sets nothing, so it may end at any moment.
 
 mod held;
+mod turns;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nokvfs_meta::service::{GiveUp, LOCK_PATIENCE, MetaResult, RequestContext};
 use nokvfs_protocol::{Answer, Call, LockWait, SessionRef};
 use nokvfs_types::{HeldLock, Lock, LockPlace, LockReply, LockType, MetaError, OpId};
-use tokio::sync::Mutex;
 
 use crate::channel::{Backoff, Channel};
 use crate::connection::{Connection, NoAnswer};
 use crate::unexpected;
 pub(crate) use held::HeldLocks;
+use turns::Turns;
 
-/// Owners whose requests may get into each other's way: by number of their hash.
-const TURNS: usize = 64;
 /// How long one try of a request that has no deadline may take.
 const TRY: Duration = Duration::from_secs(60);
 /// How long a request that is under way is still waited for when its caller gives up.
@@ -36,13 +34,12 @@ pub(crate) struct RemoteLocks {
     channel: Arc<Channel>,
     session: SessionRef,
     held: Arc<HeldLocks>,
-    turns: Vec<Mutex<()>>,
+    turns: Turns,
 }
 
 impl RemoteLocks {
     pub(crate) fn new(channel: Arc<Channel>, session: SessionRef, held: Arc<HeldLocks>) -> Self {
-        let turns = std::iter::repeat_with(Mutex::default).take(TURNS).collect();
-        RemoteLocks { channel, session, held, turns }
+        RemoteLocks { channel, session, held, turns: Turns::default() }
     }
 
     /// See [`nokvfs_meta::service::MetadataService::lock`].
@@ -115,7 +112,8 @@ impl RemoteLocks {
             let incarnation = connection.incarnation();
             let answer = {
                 let late = |_| MetaError::Deadline("an earlier request for a lock is not answered yet".into());
-                let turn = tokio::time::timeout_at(deadline.into(), self.turn(lock).lock());
+                let queue = self.turns.enter(lock);
+                let turn = tokio::time::timeout_at(deadline.into(), queue.turn());
                 let _turn = turn.await.map_err(late)?;
                 let answer = self.send(&connection, &Call::SetLock(self.session, incarnation, *lock), deadline).await;
                 match answer {
@@ -141,14 +139,18 @@ impl RemoteLocks {
 
     /// Gives a range back. What the server does not hear now it hears when the locks are told again.
     async fn unlock(&self, lock: &Lock, deadline: Instant) -> MetaResult<()> {
-        let _turn = match tokio::time::timeout_at(deadline.into(), self.turn(lock).lock()).await {
+        if self.turns.is_idle(lock) && !self.held.has(lock) {
+            return Ok(());
+        }
+        let queue = self.turns.enter(lock);
+        let _turn = match tokio::time::timeout_at(deadline.into(), queue.turn()).await {
             Ok(turn) => turn,
             Err(_) => {
                 // What is before it gets no answer. Without a connection that ends, and a lock must not stay.
                 if let Ok(connection) = self.channel.connection(Instant::now(), false).await {
                     connection.end("a request for a lock got no answer");
                 }
-                self.turn(lock).lock().await
+                queue.turn().await
             }
         };
         let Some((incarnation, before)) = self.held.release(lock) else { return Ok(()) };
@@ -240,13 +242,6 @@ impl RemoteLocks {
             self.channel.lose(&error);
         }
         error
-    }
-
-    /// One request of an owner at a time: their order is that of the server's answers.
-    fn turn(&self, lock: &Lock) -> &Mutex<()> {
-        let mut hasher = DefaultHasher::new();
-        (lock.inode, lock.owner).hash(&mut hasher);
-        &self.turns[hasher.finish() as usize % TURNS]
     }
 }
 

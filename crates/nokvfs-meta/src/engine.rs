@@ -50,6 +50,10 @@ pub struct Figures {
     pub garbage: u64,
     /// Sessions that ended and whose uploads are not swept yet.
     pub unswept: u64,
+    /// Ranges of files that are locked.
+    pub locks: u64,
+    /// Requests that wait for a lock at this moment.
+    pub lock_waits: u64,
 }
 
 /// What wakes the workers.
@@ -155,7 +159,10 @@ impl Engine {
 
     /// Figures of now.
     pub fn figures(&self) -> Figures {
+        let (locks, lock_waits) = self.core.locks.lock().counts();
         Figures {
+            locks,
+            lock_waits,
             sessions: self.core.sessions.len() as u64,
             orphans: self.core.orphans.len() as u64,
             garbage: self.core.garbage.load(Ordering::Relaxed),

@@ -6,7 +6,7 @@ use nokvfs_meta::{LockPiece, LockRanges};
 use nokvfs_types::{InodeId, Lock, LockKind, LockOwner, LockRange, LockReply, LockType};
 use parking_lot::Mutex;
 
-type Holder = (InodeId, LockKind, LockOwner);
+pub(super) type Holder = (InodeId, LockKind, LockOwner);
 
 /// What a session holds. As large as the server lets a session's locks be.
 #[derive(Debug)]
@@ -59,6 +59,11 @@ impl HeldLocks {
         true
     }
 
+    /// Whether its owner holds anything of its kind in the file.
+    pub(crate) fn has(&self, lock: &Lock) -> bool {
+        self.0.lock().held.contains_key(&holder(lock))
+    }
+
     /// Takes a range out, before the server is told. Answers the connection that has told of it, and what was there;
     /// `None` if nothing was.
     pub(crate) fn release(&self, lock: &Lock) -> Option<(u64, LockRanges)> {
@@ -84,7 +89,7 @@ impl State {
     }
 }
 
-fn holder(lock: &Lock) -> Holder {
+pub(super) fn holder(lock: &Lock) -> Holder {
     debug_assert!(lock.kind == LockKind::Posix || lock.range == LockRange::WHOLE);
     (lock.inode, lock.kind, lock.owner)
 }

@@ -291,6 +291,11 @@ impl Table {
         self.tell(key, now);
     }
 
+    /// Locked ranges, and requests that wait.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.pieces as u64, self.waits as u64)
+    }
+
     /// When a claim in a file ends, so that others are to be told.
     pub(crate) fn next_claim_end(&self, key: FileKey) -> Option<Instant> {
         self.files.get(&key)?.claims.iter().map(|claim| claim.until).min()
