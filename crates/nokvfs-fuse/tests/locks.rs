@@ -65,6 +65,17 @@ impl Locker {
         self.answer()
     }
 
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// As /proc tells it: R, S, D, T.
+    fn state(&self) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+    }
+
     fn is_waiting(&self) -> bool {
         self.answers.recv_timeout(A_WHILE) == Err(RecvTimeoutError::Timeout)
     }
@@ -244,6 +255,46 @@ fn a_signal_with_a_handler_interrupts_a_wait() {
         assert_eq!(waiter.run("wait f ex 0 0"), "ok");
         assert_eq!(waiter.run("lock f un 0 0"), "ok");
     }
+}
+
+#[test]
+fn a_wait_goes_on_after_signals_that_do_not_end_it() {
+    let volume = Volume::new();
+    let (one, two) = (volume.mount(), volume.mount());
+    let (mut holder, mut waiter) = (Locker::on(&one.path("f")), Locker::on(&two.path("f")));
+    assert_eq!(holder.run("lock f ex 0 0"), "ok");
+    waiter.run("restart");
+    waiter.run("alarm 0.1");
+    waiter.begin("wait f ex 0 0");
+    std::thread::sleep(Duration::from_millis(500));
+    until("it waits again", || volume.engine.figures().lock_waits == 1);
+    waiter.signal("STOP");
+    until("it is stopped", || waiter.state() == 'T');
+    assert_eq!(volume.engine.figures().lock_waits, 0);
+    waiter.signal("CONT");
+    until("it waits again", || volume.engine.figures().lock_waits == 1);
+    // Blocked or ignored ones are none of its business.
+    waiter.signal("CHLD");
+    assert!(waiter.is_waiting());
+    assert_eq!(holder.run("lock f un 0 0"), "ok");
+    assert_eq!(waiter.answer(), "ok");
+}
+
+#[test]
+fn a_process_dies_whichever_of_its_threads_waits() {
+    let volume = Volume::new();
+    let (one, two) = (volume.mount(), volume.mount());
+    let mut holder = Locker::on(&one.path("f"));
+    assert_eq!(holder.run("lock f ex 0 0"), "ok");
+    for (signal, wait) in [("TERM", "thread f ex 0 0"), ("KILL", "thread f ex 0 0"), ("TERM", "wait f ex 0 0")] {
+        let mut waiter = Locker::on(&two.path("f"));
+        waiter.begin(wait);
+        until("it waits", || volume.engine.figures().lock_waits == 1);
+        waiter.signal(signal);
+        assert!(end_of(&mut waiter.child, Duration::from_secs(5)).is_some(), "blocked 5 s after SIG{signal}");
+        until("it waits no more", || volume.engine.figures().lock_waits == 0);
+    }
+    assert_eq!(volume.engine.figures().locks, 1);
 }
 
 #[test]

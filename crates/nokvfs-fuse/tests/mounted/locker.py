@@ -1,5 +1,5 @@
 # Locks on command: one line in, one line out. Calls libc itself, so that nothing is tried again.
-import ctypes, errno, fcntl, os, signal, struct, subprocess, sys
+import ctypes, errno, fcntl, os, signal, struct, subprocess, sys, threading
 
 libc = ctypes.CDLL(None, use_errno=True)
 files, children = {}, []
@@ -49,6 +49,11 @@ def run(op, *words):
         children.pop(0).wait()
     elif op == "alarm":
         signal.setitimer(signal.ITIMER_REAL, float(words[0]))
+    elif op == "restart":
+        signal.siginterrupt(signal.SIGALRM, False)
+    elif op == "thread":
+        # Waits aside: only its end shows.
+        threading.Thread(target=posix, args=(fcntl.F_SETLKW, *words), daemon=True).start()
     elif op == "count":
         # Read, add, write, all under the lock, the file open all the time.
         for _ in range(int(words[1])):
