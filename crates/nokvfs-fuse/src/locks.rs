@@ -124,8 +124,11 @@ impl Core {
         self.lockers.forget(inode, owner);
         // Time of its own: what publishing used up must not make the lock stay.
         let fresh = RequestContext { deadline: Instant::now() + self.options.request_deadline, ..ctx };
-        let unlocked = self.service.lock(&fresh, unlock(inode, owner, LockKind::Posix), None).await;
-        flushed.and(unlocked.map_err(Refusal::from))
+        match self.service.lock(&fresh, unlock(inode, owner, LockKind::Posix), None).await {
+            // The session took its locks along.
+            Ok(()) | Err(MetaError::SessionExpired(_) | MetaError::Superseded(_)) => flushed,
+            Err(error) => flushed.and(Err(error.into())),
+        }
     }
 
     /// The kernel has let go of a handle: locks that it stood for go, in the background.
