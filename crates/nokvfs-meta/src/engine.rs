@@ -27,7 +27,7 @@ use crate::commit::{Committer, Health, StoreState, Txn};
 use crate::layout::{Key, KeyPrefix, ServerRecord, SessionRecord, VolumeRecord};
 use crate::plan::Allocators;
 use crate::service::MetaResult;
-use crate::session::{ENDED, Live, Orphans, Sessions, WINDOW};
+use crate::session::{ENDED, Live, LockTable, Orphans, Sessions, WINDOW};
 use crate::store::ReadRecords;
 
 /// Volumes, sessions and records of one metadata server.
@@ -52,6 +52,10 @@ pub struct Figures {
     pub garbage: u64,
     /// Sessions that ended and whose uploads are not swept yet.
     pub unswept: u64,
+    /// Ranges of files that are locked.
+    pub locks: u64,
+    /// Requests that wait for a lock at this moment.
+    pub lock_waits: u64,
 }
 
 /// What wakes the workers.
@@ -74,6 +78,7 @@ pub(crate) struct Core {
     /// As it was at the start: for what never changes of it.
     pub server: ServerRecord,
     pub sessions: Sessions,
+    pub locks: Mutex<LockTable>,
     pub orphans: Orphans,
     pub allocators: Allocators,
     pub wake: Wake,
@@ -107,6 +112,7 @@ impl Engine {
             objects,
             server,
             sessions: Sessions::new(options.session_expiry),
+            locks: Mutex::new(LockTable::new()),
             orphans: Orphans::default(),
             allocators: Allocators::default(),
             wake: Wake::default(),
@@ -118,6 +124,7 @@ impl Engine {
             options,
         });
         core.adopt()?;
+        core.locks.lock().recover(core.sessions.all());
         let stop = watch::Sender::new(false);
         let tasks = crate::gc::start(&core, &stop);
         Ok(Arc::new(Engine { core, stop, tasks: Mutex::new(tasks) }))
@@ -155,7 +162,10 @@ impl Engine {
 
     /// Figures of now.
     pub fn figures(&self) -> Figures {
+        let (locks, lock_waits) = self.core.locks.lock().counts();
         Figures {
+            locks,
+            lock_waits,
             sessions: self.core.sessions.len() as u64,
             orphans: self.core.orphans.len() as u64,
             garbage: self.core.garbage.load(Ordering::Relaxed),

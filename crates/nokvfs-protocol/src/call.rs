@@ -4,9 +4,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Attr, BodyView, Caller, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, Mutation, Name,
-    SessionGrant, SessionId, SessionRequest, SnapshotInfo, Stamp, Token, VolumeId, VolumeInfo, VolumeSpec,
+    Applied, Attr, BodyView, Caller, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, Lock, LockPlace,
+    LockReply, Mutation, Name, OpId, SessionGrant, SessionId, SessionRequest, SnapshotInfo, Stamp, Token, VolumeId,
+    VolumeInfo, VolumeSpec,
 };
+
+/// The number of a session's connection: the first has 1, each further one a larger number.
+pub type Incarnation = u64;
+
+/// A wait for a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockWait {
+    /// What is waited for.
+    pub lock: Lock,
+    /// The request that waits; one lock at a time.
+    pub op: OpId,
+    /// As the last answer told.
+    pub place: Option<LockPlace>,
+}
 
 /// A session as its client holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +106,17 @@ pub enum Call {
     CloneVolume(CloneSpec),
     /// Makes a volume what it was at a snapshot. Answers `Volume`.
     RollbackVolume(VolumeId, String),
+    /// Sets or gives back a lock without waiting. Answers `Lock`: done, held or recovering.
+    SetLock(SessionRef, Incarnation, Lock),
+    /// What is in the way of a lock. Answers `Lock`: done, held or recovering.
+    TestLock(SessionRef, Lock),
+    /// Waits a moment until a lock can be set. Answers `Lock`: done (set it now) or waiting.
+    WaitLock(SessionRef, Incarnation, LockWait),
+    /// A request waits for a lock of a file no more. Answers `Unit`.
+    ForgetWait(SessionRef, InodeId, OpId),
+    /// All locks that the session holds; what the server has beyond these is dropped, and requests of older connections
+    /// are refused from then on. Answers `Unit`.
+    SyncLocks(SessionRef, Incarnation, Vec<Lock>),
 }
 
 impl Call {
@@ -121,6 +147,11 @@ impl Call {
             Call::DeleteSnapshot(..) => "delete_snapshot",
             Call::CloneVolume(_) => "clone_volume",
             Call::RollbackVolume(..) => "rollback_volume",
+            Call::SetLock(..) => "set_lock",
+            Call::TestLock(..) => "test_lock",
+            Call::WaitLock(..) => "wait_lock",
+            Call::ForgetWait(..) => "forget_wait",
+            Call::SyncLocks(..) => "sync_locks",
         }
     }
 
@@ -136,7 +167,12 @@ impl Call {
             | Call::Getxattr(session, ..)
             | Call::Listxattr(session, _)
             | Call::Body(session, ..)
-            | Call::Statfs(session) => Some(*session),
+            | Call::Statfs(session)
+            | Call::SetLock(session, ..)
+            | Call::TestLock(session, _)
+            | Call::WaitLock(session, ..)
+            | Call::ForgetWait(session, ..)
+            | Call::SyncLocks(session, ..) => Some(*session),
             Call::Mutate(stamp, ..) => Some(SessionRef { session: stamp.session, generation: stamp.generation }),
             Call::Ping
             | Call::OpenSession(_)
@@ -212,6 +248,8 @@ pub enum Answer {
     Snapshot(SnapshotInfo),
     /// Snapshots of a volume.
     Snapshots(Vec<SnapshotInfo>),
+    /// How a lock stands.
+    Lock(LockReply),
 }
 
 impl Answer {
@@ -233,6 +271,7 @@ impl Answer {
             Answer::Volumes(_) => "volumes",
             Answer::Snapshot(_) => "snapshot",
             Answer::Snapshots(_) => "snapshots",
+            Answer::Lock(_) => "lock",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use nokvfs_types::*;
 
-use crate::call::{Answer, Call, SessionRef};
+use crate::call::{Answer, Call, LockWait, SessionRef};
 use crate::{Hello, HelloReply, encode_reply, encode_request};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/frames.txt");
@@ -153,6 +153,18 @@ fn mutations() -> Vec<(&'static str, Mutation)> {
     ]
 }
 
+fn lock(kind: LockKind, lock_type: LockType) -> Lock {
+    let range = match kind {
+        LockKind::Posix => LockRange { start: 10, end: LockRange::MAX },
+        LockKind::Flock => LockRange::WHOLE,
+    };
+    Lock { inode: InodeId(99), owner: LockOwner(u64::MAX - 1), kind, range, lock_type, pid: 4711 }
+}
+
+fn wait(place: Option<LockPlace>) -> LockWait {
+    LockWait { lock: lock(LockKind::Flock, LockType::Exclusive), op: OpId(0xfeed), place }
+}
+
 /// One call of every kind.
 pub(crate) fn calls() -> Vec<(&'static str, Call)> {
     let inode = InodeId(99);
@@ -184,6 +196,13 @@ pub(crate) fn calls() -> Vec<(&'static str, Call)> {
         ("clone_volume", Call::CloneVolume(clone())),
         ("clone_volume_now", Call::CloneVolume(CloneSpec { snapshot: None, ..clone() })),
         ("rollback_volume", Call::RollbackVolume(volume(), "s".into())),
+        ("set_lock", Call::SetLock(session(), 3, lock(LockKind::Posix, LockType::Exclusive))),
+        ("unlock", Call::SetLock(session(), 3, lock(LockKind::Posix, LockType::Unlock))),
+        ("test_lock", Call::TestLock(session(), lock(LockKind::Posix, LockType::Shared))),
+        ("wait_lock", Call::WaitLock(session(), 3, wait(None))),
+        ("wait_lock_again", Call::WaitLock(session(), 3, wait(Some(LockPlace(1 << 50))))),
+        ("forget_wait", Call::ForgetWait(session(), inode, OpId(0xfeed))),
+        ("sync_locks", Call::SyncLocks(session(), 4, vec![lock(LockKind::Posix, LockType::Shared)])),
     ];
     let caller = Caller { uid: 1000, gid: 100, groups: [4, 5].into() };
     calls.extend(
@@ -199,6 +218,10 @@ pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
     let entry = |text, kind, attr| DirEntry { name: name(text), inode: InodeId(99), kind, cookie: 1 << 62, attr };
     let entries = vec![entry("f", FileKind::File, Some(attr())), entry("d", FileKind::Directory, None)];
     let deleting = VolumeInfo { state: VolumeState::Deleting, ..info() };
+    let held = |pid| {
+        let range = LockRange { start: 10, end: 19 };
+        Answer::Lock(LockReply::Held(HeldLock { range, lock_type: LockType::Exclusive, pid }))
+    };
     let stat = FsStat { used_bytes: 1, total_bytes: 2, used_inodes: 3, total_inodes: u64::MAX };
     vec![
         ("unit", Answer::Unit),
@@ -219,6 +242,11 @@ pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
         ("volumes", Answer::Volumes(vec![info()])),
         ("snapshot", Answer::Snapshot(snapshot())),
         ("snapshots", Answer::Snapshots(vec![snapshot()])),
+        ("lock_done", Answer::Lock(LockReply::Done)),
+        ("lock_held", held(None)),
+        ("lock_held_here", held(Some(4711))),
+        ("lock_waiting", Answer::Lock(LockReply::Waiting(LockPlace(1 << 50)))),
+        ("lock_recovering", Answer::Lock(LockReply::Recovering)),
     ]
 }
 
@@ -251,6 +279,10 @@ pub(crate) fn errors() -> Vec<MetaError> {
         MetaError::Corrupt(text()),
         MetaError::Internal(text()),
         MetaError::NotSupported(text()),
+        MetaError::Locked,
+        MetaError::Deadlock,
+        MetaError::NoLocks(text()),
+        MetaError::Interrupted,
     ]
 }
 

@@ -9,6 +9,7 @@ mod body;
 mod errors;
 mod event;
 mod ids;
+mod lock;
 mod name;
 mod ops;
 mod volume;
@@ -21,6 +22,7 @@ pub use body::{
 pub use errors::MetaError;
 pub use event::{Event, RecordFamily};
 pub use ids::{InodeId, MountId, OpId, SessionId, UploadId, Version, VolumeId};
+pub use lock::{HeldLock, Lock, LockKind, LockOwner, LockPlace, LockRange, LockReply, LockType};
 pub use name::{MAX_NAME, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, Name};
 pub use ops::{
     Ack, Applied, Caller, DirEntry, DirPage, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr, SetTime, Stamp,

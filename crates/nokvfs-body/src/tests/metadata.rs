@@ -335,6 +335,23 @@ impl MetadataService for Metadata {
         Ok(FsStat { used_bytes: 0, total_bytes: 0, used_inodes: 0, total_inodes: 0 })
     }
 
+    async fn lock(
+        &self,
+        _: &RequestContext,
+        lock: nokvfs_types::Lock,
+        _: Option<nokvfs_meta::service::GiveUp>,
+    ) -> MetaResult<()> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
+    async fn test_lock(
+        &self,
+        _: &RequestContext,
+        lock: nokvfs_types::Lock,
+    ) -> MetaResult<Option<nokvfs_types::HeldLock>> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
     fn opened(&self, _: InodeId) {}
 
     fn closed(&self, _: InodeId) {}

@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 pub struct Volume {
     pub runtime: Runtime,
     pub store: Arc<FaultStore>,
-    engine: Arc<Engine>,
+    pub engine: Arc<Engine>,
     id: VolumeId,
     token: Token,
     _data: tempfile::TempDir,

@@ -8,7 +8,7 @@ use nokvfs_types::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{ALL_SLOTS, ENDED, Live, SESSIONS, SLOTS, row_of};
+use super::{ALL_SLOTS, By, ENDED, Live, SESSIONS, SLOTS, row_of};
 use crate::commit::Txn;
 use crate::engine::{Core, Engine, find_snapshot};
 use crate::layout::{Key, KeyPrefix, ServerRecord, SessionByMountRecord, SessionRecord, SlotRecord, VolumeRecord};
@@ -101,6 +101,7 @@ impl Core {
         let (session, record, volume) = self.committer.submit(opened).await?;
         self.orphans.forget_session(record.mount, session);
         self.sessions.insert(Live::load(&self.store, session, &record, &volume)?, Duration::ZERO);
+        self.locks.lock().begin(By { mount: record.mount, session }, Instant::now());
         Ok((session, record.generation))
     }
 
@@ -109,6 +110,7 @@ impl Core {
         let (session, generation, mount) = (live.session, live.generation, live.mount);
         let sweep = self.committer.submit(move |txn| end(txn, session, generation)).await?;
         self.sessions.remove(session, generation);
+        self.locks.lock().end(By { mount, session }, Instant::now());
         self.orphans.forget_session(mount, session);
         self.wake.orphans.notify_one();
         if sweep {

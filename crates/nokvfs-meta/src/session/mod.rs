@@ -1,11 +1,13 @@
 //! Sessions: who may change a volume, exactly once per request, and what is left when they end.
 //!
-//! Owns: generations, slots, granted uploads, expiry, and which orphans are open.
+//! Owns: generations, slots, granted uploads, expiry, advisory locks, and which orphans are open.
 //! Must not: know what a mutation means.
 //! Invariants: a mutation is planned only while its session has its generation in the store; its answer is kept in its
 //! slot in the same command; a client that took a session over finds the answers of the one before it by operation.
 
 mod lifecycle;
+mod locking;
+mod locks;
 mod orphans;
 mod stamp;
 mod uploads;
@@ -19,6 +21,7 @@ use bytes::Bytes;
 use nokvfs_types::{MetaError, MountId, OpId, SessionId, Stamp, Version, VolumeId};
 use parking_lot::RwLock;
 
+pub(crate) use locks::{By, Table as LockTable};
 pub(crate) use orphans::{Orphans, WINDOW};
 
 use crate::commit::Txn;
@@ -127,6 +130,11 @@ impl Sessions {
             *counts.entry(live.mount).or_insert(0) += 1;
         }
         counts
+    }
+
+    /// All of them, for the table of locks.
+    pub(crate) fn all(&self) -> Vec<By> {
+        self.live.read().values().map(|live| By { mount: live.mount, session: live.session }).collect()
     }
 
     pub(crate) fn len(&self) -> usize {

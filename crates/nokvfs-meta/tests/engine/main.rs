@@ -6,6 +6,7 @@ mod early;
 mod faults;
 mod listing;
 mod local;
+mod locks;
 mod packs;
 mod restart;
 mod sessions;

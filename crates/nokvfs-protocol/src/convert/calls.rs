@@ -1,8 +1,12 @@
 //! Calls and answers.
 
-use nokvfs_types::{FsStat, InodeId, MAX_SNAPSHOTS, MAX_SYMLINK, MAX_XATTR_VALUE, Name};
+use nokvfs_types::{FsStat, InodeId, MAX_SNAPSHOTS, MAX_SYMLINK, MAX_XATTR_VALUE, Name, OpId};
 
 use super::attr::{attr_from_wire, attr_to_wire, body_from_wire, body_to_wire, page_from_wire, page_to_wire};
+use super::lock::{
+    lock_call, lock_from_wire, lock_reply_from_wire, lock_reply_to_wire, lock_to_wire, wait_from_wire, wait_to_wire,
+    wanted_lock,
+};
 use super::mutation::{applied_from_wire, applied_to_wire, mutate_from_wire, mutate_to_wire, xattr_name};
 use super::volume::{
     beat_reply_from_wire, beat_reply_to_wire, clone_from_wire, clone_to_wire, grant_from_wire, grant_to_wire,
@@ -66,6 +70,17 @@ pub(crate) fn call_to_wire(call: &Call) -> WireCall {
         Call::DeleteSnapshot(volume, name) => WireCall::DeleteSnapshot(snapshot_call(*volume, name)),
         Call::CloneVolume(spec) => WireCall::CloneVolume(clone_to_wire(spec)),
         Call::RollbackVolume(volume, name) => WireCall::RollbackVolume(snapshot_call(*volume, name)),
+        Call::SetLock(session, incarnation, lock) => WireCall::SetLock(lock_call(*session, *incarnation, lock)),
+        Call::TestLock(session, lock) => WireCall::TestLock(lock_call(*session, 0, lock)),
+        Call::WaitLock(session, incarnation, wait) => WireCall::WaitLock(wait_to_wire(*session, *incarnation, wait)),
+        Call::ForgetWait(session, inode, op) => {
+            WireCall::ForgetWait(wire::ForgetWaitCall { session: session_to_wire(*session), inode: inode.0, op: op.0 })
+        }
+        Call::SyncLocks(session, incarnation, locks) => WireCall::SyncLocks(wire::SyncLocksCall {
+            session: session_to_wire(*session),
+            incarnation: *incarnation,
+            locks: locks.iter().map(lock_to_wire).collect(),
+        }),
     }
 }
 
@@ -138,6 +153,21 @@ pub(crate) fn call_from_wire(call: WireCall) -> Checked<Call> {
             let (volume, name) = snapshot_call_from_wire(call)?;
             Call::RollbackVolume(volume, name)
         }
+        WireCall::SetLock(call) => {
+            Call::SetLock(session_from_wire(call.session)?, call.incarnation, lock_from_wire(call.lock)?)
+        }
+        WireCall::TestLock(call) => Call::TestLock(session_from_wire(call.session)?, wanted_lock(call.lock)?),
+        WireCall::WaitLock(call) => {
+            Call::WaitLock(session_from_wire(call.session)?, call.incarnation, wait_from_wire(&call)?)
+        }
+        WireCall::ForgetWait(call) => {
+            Call::ForgetWait(session_from_wire(call.session)?, inode(call.inode)?, OpId(call.op))
+        }
+        WireCall::SyncLocks(call) => {
+            let session = session_from_wire(call.session)?;
+            let locks = call.locks.into_iter().map(|lock| wanted_lock(Some(lock)));
+            Call::SyncLocks(session, call.incarnation, locks.collect::<Checked<Vec<_>>>()?)
+        }
     })
 }
 
@@ -169,6 +199,7 @@ pub(crate) fn answer_to_wire(answer: &Answer) -> WireAnswer {
         Answer::Snapshots(infos) => {
             WireAnswer::Snapshots(wire::SnapshotList { snapshots: infos.iter().map(snapshot_to_wire).collect() })
         }
+        Answer::Lock(reply) => WireAnswer::Lock(lock_reply_to_wire(reply)),
     }
 }
 
@@ -212,5 +243,6 @@ pub(crate) fn answer_from_wire(answer: WireAnswer) -> Checked<Answer> {
             }
             Answer::Snapshots(list.snapshots.into_iter().map(info_of_snapshot).collect::<Checked<Vec<_>>>()?)
         }
+        WireAnswer::Lock(reply) => Answer::Lock(lock_reply_from_wire(reply)?),
     })
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nokvfs_meta::service::{MetaResult, SessionService, SnapshotService, VolumeService};
+use nokvfs_meta::service::{LockService, MetaResult, SessionService, SnapshotService, VolumeService};
 use nokvfs_protocol::SessionRef;
 use nokvfs_server::{Backend, Figures};
 use nokvfs_types::*;
@@ -208,6 +208,39 @@ impl VolumeService for TestBackend {
     async fn delete_volume(&self, id: VolumeId) -> MetaResult<()> {
         self.state.lock().volumes.retain(|(info, _)| info.id != id);
         Ok(())
+    }
+}
+
+/// Nobody locks anything here; the tests of locks have the engine.
+#[async_trait::async_trait]
+impl LockService for TestBackend {
+    async fn set_lock(&self, _: SessionId, _: u32, _: u64, lock: Lock) -> MetaResult<LockReply> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
+    async fn test_lock(&self, _: SessionId, _: u32, lock: Lock) -> MetaResult<LockReply> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
+    async fn wait_lock(
+        &self,
+        _: SessionId,
+        _: u32,
+        _: u64,
+        (lock, _): (Lock, OpId),
+        _: Option<LockPlace>,
+        _: Duration,
+    ) -> MetaResult<LockReply> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
+    async fn forget_wait(&self, session: SessionId, generation: u32, _: InodeId, _: OpId) -> MetaResult<()> {
+        self.check(session, generation)
+    }
+
+    async fn sync_locks(&self, session: SessionId, generation: u32, _: u64, locks: Vec<Lock>) -> MetaResult<()> {
+        assert_eq!(locks, []);
+        self.check(session, generation)
     }
 }
 

@@ -5,6 +5,7 @@ mod backend;
 mod certs;
 mod faults;
 mod load;
+mod locks;
 mod proxy;
 mod raw;
 mod status;
