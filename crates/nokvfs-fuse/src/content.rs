@@ -1,10 +1,11 @@
 //! Operations on open files.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fuser::FopenFlags;
-use nokvfs_body::{OpenFile, ReadStream};
+use nokvfs_body::{OpenFile, RangeChange, ReadStream};
 use nokvfs_meta::service::RequestContext;
 use nokvfs_types::{Ack, Attr, BodyView, InodeId, MetaError, Mutation, Name, NewNode, SetAttr};
 
@@ -207,6 +208,29 @@ impl Core {
         if let Some(file) = self.bodies.find(inode).filter(|file| file.is_unsettled()) {
             file.sync(&ctx).await?;
         }
+        Ok(())
+    }
+
+    /// fallocate(2). Moving a file's end part (`FALLOC_FL_COLLAPSE_RANGE`, `_INSERT_RANGE`) is refused.
+    pub(crate) async fn fallocate(
+        self: Arc<Self>,
+        ctx: RequestContext,
+        inode: InodeId,
+        number: u64,
+        range: Range<u64>,
+        mode: i32,
+    ) -> OpResult<()> {
+        let change = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => RangeChange::Allocate,
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => RangeChange::Unmap,
+            _ => return Err(Refusal::Errno(libc::EOPNOTSUPP)),
+        };
+        let handle = self.handle(&ctx, inode, number).await?;
+        if ctx.caller.uid != 0 {
+            self.drop_set_id(&ctx, &handle.file).await?;
+        }
+        let attr = handle.file.fallocate(&ctx, range, change, mode & libc::FALLOC_FL_KEEP_SIZE == 0).await?;
+        self.tell_with(attr, Some(&handle.file));
         Ok(())
     }
 

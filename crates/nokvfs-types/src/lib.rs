@@ -23,8 +23,8 @@ pub use event::{Event, RecordFamily};
 pub use ids::{InodeId, MountId, OpId, SessionId, UploadId, Version, VolumeId};
 pub use name::{MAX_NAME, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, Name};
 pub use ops::{
-    Ack, Applied, Caller, DirEntry, DirPage, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr, SetTime, Stamp,
-    XattrMode,
+    Ack, Applied, Caller, DirEntry, DirPage, Fallocate, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr,
+    SetTime, Stamp, XattrMode,
 };
 pub use volume::{
     Heartbeat, HeartbeatReply, SessionGrant, SessionRequest, Token, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,

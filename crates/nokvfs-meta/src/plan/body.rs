@@ -11,13 +11,13 @@ use crate::service::MetaResult;
 /// The longest file: chunk numbers have 32 bits.
 pub(crate) const SIZE_MAX: u64 = CHUNK_SIZE << 32;
 /// What the chunks that one command removes may cost, in bytes: two thirds of the most that a command may have.
-const REMOVE_COST: usize = 4 << 20;
+pub(super) const REMOVE_COST: usize = 4 << 20;
 /// What a removed chunk costs without its slices: key, guard and framing.
 const CHUNK_COST: usize = 128;
 /// What a slice costs in a garbage record.
 const SLICE_COST: usize = 32;
 /// Chunk records of one scan.
-const SCAN: usize = 256;
+pub(super) const SCAN: usize = 256;
 
 /// The chunk of a file offset.
 pub(crate) fn chunk_of(offset: u64) -> u32 {
@@ -86,7 +86,7 @@ impl Plan<'_, '_> {
     }
 
     /// The same where several records take the place of one.
-    fn split(&mut self, old: &[Extent], new: &[&[Extent]]) -> MetaResult<()> {
+    pub(super) fn split(&mut self, old: &[Extent], new: &[&[Extent]]) -> MetaResult<()> {
         let before = slices(old);
         let after: Vec<_> = new.iter().map(|record| slices(*record)).collect();
         let mut packs: BTreeMap<SliceId, (u64, i64)> = BTreeMap::new();
@@ -225,7 +225,7 @@ impl Plan<'_, '_> {
         Ok(())
     }
 
-    fn put_chunk(&mut self, inode: InodeId, extents: Vec<Extent>) -> MetaResult<()> {
+    pub(super) fn put_chunk(&mut self, inode: InodeId, extents: Vec<Extent>) -> MetaResult<()> {
         let Some(first) = extents.first() else { return Ok(()) };
         let chunk = chunk_of(first.offset);
         if extents.len() > MAX_CHUNK_EXTENTS {
@@ -259,6 +259,6 @@ impl Plan<'_, '_> {
     }
 }
 
-fn chunk_cost(chunk: &ChunkRecord) -> usize {
+pub(super) fn chunk_cost(chunk: &ChunkRecord) -> usize {
     CHUNK_COST + chunk.extents.len() * SLICE_COST
 }
