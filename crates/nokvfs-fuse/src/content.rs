@@ -166,7 +166,7 @@ impl Core {
             let at = handle.file.append(&ctx, data).await?;
             if at != offset {
                 // The kernel put the bytes where it believed the end to be.
-                self.forget_pages(inode);
+                drop(self.forget_pages(inode));
             }
         } else {
             handle.file.write(&ctx, offset, data).await?;
@@ -244,6 +244,10 @@ impl Core {
     ) -> OpResult<i64> {
         let from = u64::try_from(offset).map_err(|_| Refusal::Errno(libc::ENXIO))?;
         let file = Arc::clone(&self.handle(&ctx, inode, number).await?.file);
+        if self.handles.is_writable(inode) {
+            // Pages that a mapping changed are the kernel's alone, and it asks without writing them back.
+            self.forget_pages(inode).await.map_err(|_| Refusal::Panicked)?;
+        }
         let found = match whence {
             libc::SEEK_DATA => file.seek_data(&ctx, from).await?,
             libc::SEEK_HOLE => file.seek_hole(&ctx, from).await?,

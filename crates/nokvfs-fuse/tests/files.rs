@@ -234,6 +234,9 @@ fn set_id_bits_go_with_a_write_a_truncation_and_a_change_of_owner() {
     set(0o6755);
     std::os::unix::fs::chown(&path, Some(1000), Some(1000)).unwrap();
     assert_eq!(mode(&path), 0o755, "after chown");
+    set(0o6755);
+    std::os::unix::fs::chown(&path, None, None).unwrap();
+    assert_eq!(mode(&path), 0o755, "after a chown that names nobody");
     set(0o4755);
     fs::write(&path, b"root keeps them").unwrap();
     assert_eq!(mode(&path), 0o4755, "root may keep them");

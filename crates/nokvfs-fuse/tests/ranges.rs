@@ -124,6 +124,23 @@ fn a_mapping_sees_the_hole_and_its_dirty_pages_go_or_stay_by_order() {
     assert_eq!(&fs::read(m.path("f")).unwrap()[4096..4108], b"\0\0\0\0late\0\0\0\0");
 }
 
+/// Regression: they were taken for a hole, which a copy that looks for holes would have left out.
+#[test]
+fn pages_that_a_mapping_changed_are_data() {
+    let volume = Volume::new();
+    let m = volume.mount();
+    let found = python(
+        "import mmap, os, sys\n\
+         f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); os.ftruncate(f, 1 << 20); os.fsync(f)\n\
+         m = mmap.mmap(f, 1 << 20); m[500000:500010] = b'0123456789'\n\
+         g = os.open(sys.argv[1], os.O_RDONLY)\n\
+         at = os.lseek(g, 0, os.SEEK_DATA); end = os.lseek(g, at, os.SEEK_HOLE)\n\
+         print(at <= 500000 < 500010 <= end < 1 << 20, os.pread(g, 10, 500000))",
+        &[&m.path("f")],
+    );
+    assert_eq!(found, "True b'0123456789'\n");
+}
+
 #[test]
 fn what_moves_bytes_is_refused_and_so_are_directories_and_readers() {
     let volume = Volume::new();
