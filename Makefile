@@ -31,6 +31,14 @@ unit: ## Tests inside the crates
 mounts: ## Tests on kernel mounts
 	cargo test -p nokvfs-fuse -p nokvfs-cli --test '*'
 
+posix: ## pjdfstest, fsx and the comparison with ext4 on mounts
+	cargo build -p nokvfs-cli --bins
+	@tests/posix/run.sh
+
+soak-posix: ## The same for hours
+	cargo build -p nokvfs-cli --bins
+	@nice tests/posix/run.sh soak
+
 sanity: tools ## csi-sanity against the driver on real mounts
 	cargo build --workspace --bins
 	cargo test -p nokvfs-csi --test sanity -- --nocapture
@@ -65,4 +73,4 @@ bench: ## Runs the filesystem bench on a mount of this build; see bench/README.m
 deny: ## Licences and advisories of the dependencies (needs cargo-deny)
 	cargo deny check bans licenses sources
 
-.PHONY: help demo demo-down test build lint unit mounts sanity api charts e2e tools cluster-up cluster-down images docs bench deny
+.PHONY: help demo demo-down test build lint unit mounts posix soak-posix sanity api charts e2e tools cluster-up cluster-down images docs bench deny

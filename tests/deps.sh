@@ -17,6 +17,8 @@ has openssl || need+=(openssl)
 has git || need+=(git)
 has make || need+=(make)
 has python3 || need+=(python3)
+python3 -c 'import ensurepip' 2>/dev/null || need+=(python3-venv)
+has mkfs.ext4 || need+=(e2fsprogs)
 has setfattr || need+=(attr)
 if [ ${#need[@]} -gt 0 ]; then
   [ "$(id -u)" = 0 ] || { echo "not root: install ${need[*]} first" >&2; exit 1; }

@@ -24,6 +24,7 @@ STAGES = [
     ("build", "cargo build --workspace --bins && cargo test --workspace --no-run", 2700),
     ("tools", "wait-for-tools", 2700),
     ("rust", "cargo test --workspace --no-fail-fast", 1500),
+    ("posix", "tests/posix/run.sh", 900),
     ("charts", "charts/test.sh", 300),
     ("docs", "cd docs && npm ci --no-audit --no-fund --silent && npm run build", 300),
     ("e2e", "tests/e2e/run.sh", 1500),
@@ -36,7 +37,7 @@ TROUBLE = re.compile(r"^(error|warning: unused|FAIL|FAILED|not ok|thread '.*' pa
 
 
 class Tools(threading.Thread):
-    """Builds the cluster's Go tools beside the Rust build."""
+    """Builds the cluster's Go tools and the POSIX suites beside the Rust build."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         super().__init__(daemon=True)
@@ -46,7 +47,8 @@ class Tools(threading.Thread):
 
     def run(self) -> None:
         with open(LOGS / "tools-build.log", "w") as log:
-            self.code = subprocess.call(["nice", "tests/e2e/tools/build.sh"], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
+            command = ["nice", "bash", "-c", "tests/e2e/tools/build.sh && tests/posix/tools.sh"]
+            self.code = subprocess.call(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
 
     def outcome(self, limit: float) -> int:
         self.join(limit)

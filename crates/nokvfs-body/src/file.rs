@@ -108,7 +108,8 @@ impl State {
         }
         attr.size = attr.size.max(self.live.end());
         attr.mapped = (attr.mapped + self.live.bytes()).min(attr.size);
-        attr.mtime = attr.mtime.max(self.written);
+        // Also where it was set to a later time before.
+        attr.mtime = self.written;
         attr.ctime = attr.ctime.max(self.written);
     }
 

@@ -11,6 +11,7 @@
 mod codec;
 mod compact;
 mod errors;
+mod fallocate;
 mod file;
 mod frames;
 mod job;
@@ -29,6 +30,7 @@ mod write;
 
 pub use codec::{FRAME_PAYLOAD, decode_frames, encode_frames, framed_len};
 pub use errors::BodyError;
+pub use fallocate::RangeChange;
 pub use file::OpenFile;
 pub use options::BodyOptions;
 pub use store::Bodies;

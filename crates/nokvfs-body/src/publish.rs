@@ -1,6 +1,7 @@
 //! Making uploaded bytes the file's content.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use nokvfs_meta::service::RequestContext;
@@ -86,7 +87,7 @@ impl OpenFile {
         Ok(state.overlaid())
     }
 
-    async fn take_turn(&self, ctx: &RequestContext) -> Result<tokio::sync::SemaphorePermit<'_>, BodyError> {
+    pub(crate) async fn take_turn(&self, ctx: &RequestContext) -> Result<tokio::sync::SemaphorePermit<'_>, BodyError> {
         match tokio::time::timeout_at(ctx.deadline.into(), self.turn.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(BodyError::Deadline("waiting for another publish of the file")),
@@ -133,6 +134,24 @@ impl OpenFile {
         for chunk in crowded {
             self.rewrite(ctx, step, chunk).await?;
         }
+        self.send_step(ctx, step).await
+    }
+
+    /// Rewrites a chunk whose published extents are too many.
+    pub(crate) async fn rewrite_published(self: &Arc<Self>, ctx: &RequestContext, chunk: u64) -> Result<(), BodyError> {
+        let mut step = Step {
+            chunks: BTreeMap::from([(chunk, RangeMap::default())]),
+            jobs: Vec::new(),
+            slices: Vec::new(),
+            rewritten: BTreeMap::new(),
+            size: 0,
+            written: self.state.lock().attr.mtime,
+        };
+        self.rewrite(ctx, &mut step, chunk).await?;
+        self.send_step(ctx, &mut step).await
+    }
+
+    async fn send_step(self: &Arc<Self>, ctx: &RequestContext, step: &mut Step) -> Result<(), BodyError> {
         loop {
             let extents = step.extents();
             let named: Vec<_> = step
@@ -185,6 +204,17 @@ impl OpenFile {
         Ok(())
     }
 
+    /// Carries out a change of the body; a new file that was lost with its server is made again first.
+    pub(crate) async fn change_or_restore(&self, ctx: &RequestContext, mutation: Mutation) -> Result<Attr, BodyError> {
+        match self.change(ctx, mutation.clone()).await {
+            Err(BodyError::Meta(MetaError::NotFound)) if self.early_in().is_some() => {
+                self.restore(ctx).await?;
+                self.change(ctx, mutation).await
+            }
+            result => result,
+        }
+    }
+
     async fn change(&self, ctx: &RequestContext, mutation: Mutation) -> Result<Attr, BodyError> {
         match self.bodies.service.mutate(ctx, mutation).await? {
             Applied::Entry { attr, .. } => Ok(attr),
@@ -218,17 +248,26 @@ impl OpenFile {
         // With the turn no publish is under way that could bring back what is cut off.
         let _turn = self.take_turn(ctx).await?;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
-        let cut = Mutation::SetAttr { inode: self.inode(), set };
-        let mut result = self.change(ctx, cut.clone()).await;
-        if matches!(result, Err(BodyError::Meta(MetaError::NotFound))) && self.early_in().is_some() {
-            self.restore(ctx).await?;
-            result = self.change(ctx, cut).await;
-        }
+        let result = self.change_or_restore(ctx, Mutation::SetAttr { inode: self.inode(), set }).await;
+        self.unmapped(result, |state| {
+            state.unmap_unpublished(size..u64::MAX);
+            state.unmap_published(size..u64::MAX);
+        })
+    }
+
+    /// Takes the answer to a change that unmapped a part of the body; `unmap` does the same here.
+    pub(crate) fn unmapped(
+        self: &Arc<Self>,
+        result: Result<Attr, BodyError>,
+        unmap: impl FnOnce(&mut State),
+    ) -> Result<Attr, BodyError> {
         let mut state = self.state.lock();
         match result {
             Ok(attr) => {
+                // What is left unpublished must not bring back an older time.
+                state.written = state.written.max(attr.mtime);
                 state.changed(attr);
-                state.cut(size);
+                unmap(&mut state);
                 self.bodies.mark(self, state.is_dirty());
                 let attr = state.overlaid();
                 drop(state);
@@ -319,24 +358,28 @@ impl State {
         }
     }
 
-    /// Cuts off what is at and after `size`.
-    fn cut(&mut self, size: u64) {
-        self.live.remove(size..u64::MAX);
-        self.base.remove(size..u64::MAX);
-        self.known.lay(size, u64::MAX - size, ());
-        self.own.remove(size..u64::MAX);
+    /// Forgets unpublished bytes of a range.
+    pub(crate) fn unmap_unpublished(&mut self, range: Range<u64>) {
+        self.live.remove(range.clone());
         self.active.retain(|block, active| {
             let start = block * BLOCK_SIZE;
-            active.written.remove(size.saturating_sub(start)..u64::MAX);
+            active.written.remove(range.start.saturating_sub(start)..range.end.saturating_sub(start));
             !active.written.is_empty()
         });
         self.jobs.retain(|_, job| {
-            job.content.remove(size..u64::MAX);
+            job.content.remove(range.clone());
             let stays = !job.content.is_empty();
             if !stays {
                 job.retry.notify_one();
             }
             stays
         });
+    }
+
+    /// The published body has nothing in a range any more.
+    pub(crate) fn unmap_published(&mut self, range: Range<u64>) {
+        self.base.remove(range.clone());
+        self.own.remove(range.clone());
+        self.known.lay(range.start, range.end - range.start, ());
     }
 }

@@ -1,10 +1,11 @@
 //! Operations on open files.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use fuser::FopenFlags;
-use nokvfs_body::{OpenFile, ReadStream};
+use nokvfs_body::{OpenFile, RangeChange, ReadStream};
 use nokvfs_meta::service::RequestContext;
 use nokvfs_types::{Ack, Attr, BodyView, InodeId, MetaError, Mutation, Name, NewNode, SetAttr};
 
@@ -165,7 +166,7 @@ impl Core {
             let at = handle.file.append(&ctx, data).await?;
             if at != offset {
                 // The kernel put the bytes where it believed the end to be.
-                self.forget_pages(inode);
+                drop(self.forget_pages(inode));
             }
         } else {
             handle.file.write(&ctx, offset, data).await?;
@@ -210,6 +211,29 @@ impl Core {
         Ok(())
     }
 
+    /// fallocate(2). Moving a file's end part (`FALLOC_FL_COLLAPSE_RANGE`, `_INSERT_RANGE`) is refused.
+    pub(crate) async fn fallocate(
+        self: Arc<Self>,
+        ctx: RequestContext,
+        inode: InodeId,
+        number: u64,
+        range: Range<u64>,
+        mode: i32,
+    ) -> OpResult<()> {
+        let change = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => RangeChange::Allocate,
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE => RangeChange::Unmap,
+            _ => return Err(Refusal::Errno(libc::EOPNOTSUPP)),
+        };
+        let handle = self.handle(&ctx, inode, number).await?;
+        if ctx.caller.uid != 0 {
+            self.drop_set_id(&ctx, &handle.file).await?;
+        }
+        let attr = handle.file.fallocate(&ctx, range, change, mode & libc::FALLOC_FL_KEEP_SIZE == 0).await?;
+        self.tell_with(attr, Some(&handle.file));
+        Ok(())
+    }
+
     pub(crate) async fn seek(
         self: Arc<Self>,
         ctx: RequestContext,
@@ -220,6 +244,10 @@ impl Core {
     ) -> OpResult<i64> {
         let from = u64::try_from(offset).map_err(|_| Refusal::Errno(libc::ENXIO))?;
         let file = Arc::clone(&self.handle(&ctx, inode, number).await?.file);
+        if self.handles.is_writable(inode) {
+            // Pages that a mapping changed are the kernel's alone, and it asks without writing them back.
+            self.forget_pages(inode).await.map_err(|_| Refusal::Panicked)?;
+        }
         let found = match whence {
             libc::SEEK_DATA => file.seek_data(&ctx, from).await?,
             libc::SEEK_HOLE => file.seek_hole(&ctx, from).await?,

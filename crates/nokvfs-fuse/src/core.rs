@@ -11,6 +11,7 @@ use nokvfs_meta::service::{MetadataService, RequestContext};
 use nokvfs_types::{Applied, Attr, Caller, InodeId, MetaError, Mutation, OpId, Version};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
+use tokio::task::JoinHandle;
 
 use crate::MountOptions;
 use crate::attrs::file_attr;
@@ -130,9 +131,9 @@ impl Core {
         }
     }
 
-    /// Has the kernel drop an inode's pages and attributes. Waits for pages in use: on a thread of its own, since a
-    /// request that we have not answered yet may hold them.
-    pub(crate) fn forget_pages(self: &Arc<Self>, inode: InodeId) {
+    /// Has the kernel write back an inode's pages and drop them and its attributes. Waits for pages in use: on a thread of
+    /// its own, since a request that we have not answered yet may hold them.
+    pub(crate) fn forget_pages(self: &Arc<Self>, inode: InodeId) -> JoinHandle<()> {
         let core = Arc::clone(self);
         self.runtime.spawn_blocking(move || {
             let notifier = core.notifier.lock().clone();
@@ -141,7 +142,7 @@ impl Core {
             {
                 tracing::debug!(inode = inode.0, "can't invalidate pages: {error}");
             }
-        });
+        })
     }
 
     /// Changes something. A new file that was lost with its server is made again first.

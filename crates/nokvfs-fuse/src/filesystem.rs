@@ -370,16 +370,17 @@ impl Filesystem for Front {
 
     fn fallocate(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        // The kernel makes EOPNOTSUPP of it and does not ask again; so for the next ones.
-        reply.error(Errno::ENOSYS);
+        self.run(change("fallocate"), req, ino, reply, |core, ctx| {
+            core.fallocate(ctx, inode(ino), fh.0, offset..offset.saturating_add(length), mode)
+        });
     }
 
     fn copy_file_range(
@@ -395,6 +396,7 @@ impl Filesystem for Front {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        // The kernel makes EOPNOTSUPP of it and does not ask again; so for the next ones.
         reply.error(Errno::ENOSYS);
     }
 

@@ -129,6 +129,11 @@ impl Handles {
         self.files.read().get(&number).cloned()
     }
 
+    /// Whether something may write to an inode, through a mapping too.
+    pub(crate) fn is_writable(&self, inode: InodeId) -> bool {
+        self.files.read().values().any(|handle| handle.writable && handle.inode() == inode)
+    }
+
     pub(crate) fn remove_file(&self, number: u64) -> Option<Arc<FileHandle>> {
         self.files.write().remove(&number)
     }

@@ -15,7 +15,7 @@
 //! - POSIX and flock locks hold on all mounts of the volume. What was written under a lock is read under the next one.
 //! - Permissions are the kernel's to check (`default_permissions`). POSIX ACLs and file capabilities are refused with
 //!   `EOPNOTSUPP`. Set-id bits go with a write, a truncation by anyone but root, and a change of owner.
-//! - fallocate(2) and FS ioctls are refused; copy_file_range(2) copies through the kernel.
+//! - fallocate(2) makes holes and reserves nothing; FS ioctls are refused; copy_file_range(2) copies through the kernel.
 //! - A killed process is recognised by its thread id in `/proc`: the process that mounts and the one that serves must be
 //!   in the pid namespace of the users, or one above it. Otherwise only the deadline bounds a killed process.
 

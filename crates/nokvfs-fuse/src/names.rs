@@ -152,7 +152,9 @@ impl Core {
             set.mtime = set.mtime.filter(|time| *time != SetTime::Now);
             set.ctime = None;
         }
-        if set.mode.is_none() && (set.uid.is_some() || set.gid.is_some()) {
+        // The kernel asks for no change at all where nothing but the set-id bits is to go: chown(-1, -1).
+        let empty = latest.is_none() && set == SetAttr::default();
+        if set.mode.is_none() && (set.uid.is_some() || set.gid.is_some() || empty) {
             set.mode = self.mode_after_chown(&ctx, inode).await?;
         }
         if set.mtime.is_some()

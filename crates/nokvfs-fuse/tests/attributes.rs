@@ -103,6 +103,20 @@ fn a_write_changes_mtime_and_a_read_changes_nothing() {
     assert!(fs::metadata(&path).unwrap().modified().unwrap() > old);
 }
 
+/// Regression: the time in the future stayed until the close.
+#[test]
+fn a_write_brings_a_time_in_the_future_back() {
+    let volume = Volume::new();
+    let m = volume.mount();
+    let future = UNIX_EPOCH + Duration::from_secs(1 << 33);
+    let mut file = File::create(m.path("f")).unwrap();
+    file.set_modified(future).unwrap();
+    file.write_all(b"x").unwrap();
+    assert!(file.metadata().unwrap().modified().unwrap() < future);
+    file.sync_all().unwrap();
+    assert!(file.metadata().unwrap().modified().unwrap() < future);
+}
+
 #[test]
 fn permissions_bind_others() {
     let volume = Volume::new();

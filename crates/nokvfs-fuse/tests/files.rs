@@ -234,6 +234,9 @@ fn set_id_bits_go_with_a_write_a_truncation_and_a_change_of_owner() {
     set(0o6755);
     std::os::unix::fs::chown(&path, Some(1000), Some(1000)).unwrap();
     assert_eq!(mode(&path), 0o755, "after chown");
+    set(0o6755);
+    std::os::unix::fs::chown(&path, None, None).unwrap();
+    assert_eq!(mode(&path), 0o755, "after a chown that names nobody");
     set(0o4755);
     fs::write(&path, b"root keeps them").unwrap();
     assert_eq!(mode(&path), 0o4755, "root may keep them");
@@ -246,10 +249,8 @@ fn what_is_not_there_is_refused_cleanly_and_copies_still_work() {
     let path = m.path("f");
     fs::write(&path, vec![7; 100_000]).unwrap();
     let answers = python(
-        "import ctypes, errno, fcntl, os, sys\n\
+        "import errno, fcntl, os, sys\n\
          f = os.open(sys.argv[1], os.O_RDWR)\n\
-         libc = ctypes.CDLL(None, use_errno=True)\n\
-         libc.fallocate(f, 3, ctypes.c_long(0), ctypes.c_long(4096)); print(ctypes.get_errno())\n\
          try: fcntl.ioctl(f, 0x80086601, b'\\0' * 8)\n\
          except OSError as e: print(e.errno)\n\
          g = os.open(sys.argv[1] + '.copy', os.O_RDWR | os.O_CREAT)\n\
@@ -260,7 +261,7 @@ fn what_is_not_there_is_refused_cleanly_and_copies_still_work() {
          print(os.pread(g, 200000, 0) == bytes([7]) * 100000)",
         &[&path],
     );
-    let expected = format!("{}\n{}\nTrue\n", libc::EOPNOTSUPP, libc::ENOTTY);
+    let expected = format!("{}\nTrue\n", libc::ENOTTY);
     assert_eq!(answers, expected);
 }
 

@@ -10,9 +10,9 @@ use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext, SessionS
 use nokvfs_meta::{Engine, EngineOptions, LocalService};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Ack, Applied, Attr, BLOCK_SIZE, CHUNK_SIZE, Caller, Extent, InodeId, MAX_XATTR_VALUE, MetaError, Mutation, Name,
-    NewNode, OpId, Publish, RenameMode, SessionRequest, SetAttr, SliceId, Stamp, Timestamp, UploadId, VolumeId,
-    VolumeSpec, XattrMode, owner_key,
+    Ack, Applied, Attr, BLOCK_SIZE, CHUNK_SIZE, Caller, Extent, Fallocate, InodeId, MAX_XATTR_VALUE, MetaError,
+    Mutation, Name, NewNode, OpId, Publish, RenameMode, SessionRequest, SetAttr, SliceId, Stamp, Timestamp, UploadId,
+    VolumeId, VolumeSpec, XattrMode, owner_key,
 };
 
 const ROOT: InodeId = InodeId::ROOT;
@@ -153,6 +153,11 @@ async fn times_change_where_posix_says_so() {
     };
     for inode in [first, second, file] {
         age(inode).await;
+    }
+    for change in [unmap(file, 0, 10, 0), allocate(file, 10)] {
+        volume.apply(change).await.unwrap();
+        assert_eq!(moved(file).await, (true, true));
+        age(file).await;
     }
     volume.apply(rename((first, "f"), (second, "g"), RenameMode::Replace)).await.unwrap();
     assert_eq!(
@@ -373,9 +378,51 @@ async fn malformed_publishes_are_refused() {
     assert_eq!(volume.attr(file).await.size, 0);
 }
 
+fn allocate(inode: InodeId, len: u64) -> Mutation {
+    Mutation::Fallocate(Fallocate { inode, offset: 0, len, unmap: false, size: 0 })
+}
+
+fn unmap(inode: InodeId, offset: u64, len: u64, size: u64) -> Mutation {
+    Mutation::Fallocate(Fallocate { inode, offset, len, unmap: true, size })
+}
+
+#[tokio::test]
+async fn a_hole_that_splits_the_last_extent_a_chunk_may_have_is_refused() {
+    let volume = Volume::new().await;
+    let file = volume.make(ROOT, "f", NewNode::File).await;
+    let only = slice(volume.uploads(1).await, 0, file, 0);
+    let pieces = |count: u64| (0..count).map(|at| Extent { offset: at * 8192, slice_offset: at * 8000, ..piece(only) });
+    volume.apply(publish(file, pieces(512).collect())).await.unwrap();
+    let before = volume.attr(file).await;
+    assert_eq!(volume.apply(unmap(file, 8192 + 100, 100, 0)).await, Err(MetaError::TooFragmented(0)));
+    assert_eq!(volume.attr(file).await, before);
+    // At its edge it splits nothing, and with a whole one gone there is room.
+    volume.apply(unmap(file, 8192, 100, 0)).await.unwrap();
+    volume.apply(unmap(file, 4 * 8192, 8192, 0)).await.unwrap();
+    volume.apply(unmap(file, 8192 + 1000, 100, 0)).await.unwrap();
+    assert_eq!(volume.attr(file).await.mapped, 511 * 4096 - 200);
+}
+
+fn piece(slice: SliceId) -> Extent {
+    Extent { offset: 0, len: 4096, slice, slice_offset: 0, slice_len: 16 * BLOCK_SIZE }
+}
+
+#[tokio::test]
+async fn malformed_ranges_are_refused() {
+    let volume = Volume::new().await;
+    let file = volume.make(ROOT, "f", NewNode::File).await;
+    assert!(matches!(volume.apply(unmap(file, 5, 0, 0)).await, Err(MetaError::Invalid(_))));
+    assert!(matches!(volume.apply(unmap(ROOT, 0, 1, 0)).await, Err(MetaError::Invalid(_))));
+    assert_eq!(volume.apply(unmap(file, u64::MAX, 2, 0)).await, Err(MetaError::TooLarge));
+    assert_eq!(volume.apply(unmap(file, 0, 1, (CHUNK_SIZE << 32) + 1)).await, Err(MetaError::TooLarge));
+    assert_eq!(volume.apply(unmap(InodeId(999), 0, 1, 0)).await, Err(MetaError::NotFound));
+    volume.apply(unmap(file, 0, CHUNK_SIZE << 32, CHUNK_SIZE << 32)).await.unwrap();
+    assert_eq!(volume.attr(file).await.size, CHUNK_SIZE << 32);
+}
+
 /// 40,000 chunks, 2.5 TiB: more than one command can remove.
 #[tokio::test]
-async fn a_huge_file_is_cut_and_reclaimed_in_steps() {
+async fn a_huge_file_is_cut_punched_and_reclaimed_in_steps() {
     let volume = Volume::new().await;
     let chunks = 40_000u32;
     let fill = async |file: InodeId, upload: UploadId| {
@@ -386,7 +433,7 @@ async fn a_huge_file_is_cut_and_reclaimed_in_steps() {
             volume.apply(publish(file, extents)).await.unwrap();
         }
     };
-    let upload = volume.uploads(2).await;
+    let upload = volume.uploads(3).await;
     let file = volume.make(ROOT, "f", NewNode::File).await;
     fill(file, upload).await;
     let attr = volume.attr(file).await;
@@ -396,6 +443,13 @@ async fn a_huge_file_is_cut_and_reclaimed_in_steps() {
     assert_eq!((attr.size, attr.mapped), (CHUNK_SIZE + 100, 4096 + 100));
     assert_eq!(volume.engine.volume(volume.id).await.unwrap().usage.bytes, 4196);
     fill(file, UploadId(upload.0 + 1)).await;
+    // The second and the last chunk lose a part, those between them all.
+    let (from, to) = (CHUNK_SIZE + 96, u64::from(chunks - 1) * CHUNK_SIZE + 1000);
+    volume.apply(unmap(file, from, to - from, 0)).await.unwrap();
+    let attr = volume.attr(file).await;
+    assert_eq!((attr.size, attr.mapped), (u64::from(chunks - 1) * CHUNK_SIZE + 4096, 4096 + 96 + 3096));
+    assert_eq!(volume.engine.volume(volume.id).await.unwrap().usage.bytes, attr.mapped);
+    fill(file, UploadId(upload.0 + 2)).await;
     volume.apply(Mutation::Unlink { parent: ROOT, name: name("f") }).await.unwrap();
     let end = Instant::now() + PATIENCE;
     loop {

@@ -202,6 +202,7 @@ fn mutation_name(mutation: &Mutation) -> &'static str {
         Mutation::SetXattr { .. } => "setxattr",
         Mutation::RemoveXattr { .. } => "removexattr",
         Mutation::Publish(_) => "publish",
+        Mutation::Fallocate(_) => "fallocate",
         Mutation::ReserveUploads { .. } => "reserve_uploads",
     }
 }

@@ -128,6 +128,7 @@ fn mutations() -> Vec<(&'static str, Mutation)> {
     let special = |kind, rdev| create(NewNode::Special { kind, rdev }, false);
     let publish =
         Publish { inode: InodeId(99), truncate: Some(0), size: 70 << 20, written: Timestamp(8), extents: extents() };
+    let fallocate = Fallocate { inode: InodeId(99), offset: 1 << 20, len: 4096, unmap: true, size: 5 << 20 };
     vec![
         ("create_file", create(NewNode::File, true)),
         ("create_directory", create(NewNode::Directory, false)),
@@ -149,6 +150,7 @@ fn mutations() -> Vec<(&'static str, Mutation)> {
         ("setxattr_replace", xattr(XattrMode::Replace)),
         ("removexattr", Mutation::RemoveXattr { inode: InodeId(9), name: Bytes::from_static(b"user.k") }),
         ("publish", Mutation::Publish(publish)),
+        ("fallocate", Mutation::Fallocate(fallocate)),
         ("reserve_uploads", Mutation::ReserveUploads { count: 64, settled: UploadId(3) }),
     ]
 }

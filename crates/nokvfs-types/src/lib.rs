@@ -25,8 +25,8 @@ pub use ids::{InodeId, MountId, OpId, SessionId, UploadId, Version, VolumeId};
 pub use lock::{HeldLock, Lock, LockKind, LockOwner, LockPlace, LockRange, LockReply, LockType};
 pub use name::{MAX_NAME, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, Name};
 pub use ops::{
-    Ack, Applied, Caller, DirEntry, DirPage, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr, SetTime, Stamp,
-    XattrMode,
+    Ack, Applied, Caller, DirEntry, DirPage, Fallocate, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr,
+    SetTime, Stamp, XattrMode,
 };
 pub use volume::{
     CloneSpec, Heartbeat, HeartbeatReply, MAX_BASES, MAX_SNAPSHOTS, Origin, SessionGrant, SessionRequest, SnapshotInfo,

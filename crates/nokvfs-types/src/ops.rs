@@ -129,6 +129,8 @@ pub enum Mutation {
     },
     /// Makes uploaded bytes a file's content. Answers [`Applied::Entry`].
     Publish(Publish),
+    /// Allocates or unmaps a range of a regular file (fallocate(2)). Answers [`Applied::Entry`].
+    Fallocate(Fallocate),
     /// Grants upload ids to the session. Answers [`Applied::Uploads`]. A session that ends leaves its unsettled ids to
     /// the sweep, which deletes those objects that no body names.
     ReserveUploads {
@@ -210,6 +212,22 @@ pub struct Publish {
     pub written: Timestamp,
     /// New extents, sorted, not overlapping, none crossing a chunk. Their slices hold durable objects already.
     pub extents: Vec<Extent>,
+}
+
+/// A range of a file that is allocated or unmapped. Every one sets mtime and ctime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fallocate {
+    /// The file.
+    pub inode: InodeId,
+    /// The range's first byte.
+    pub offset: u64,
+    /// Its bytes, at least 1.
+    pub len: u64,
+    /// Make the range a hole. Otherwise nothing is reserved, an object store has no such thing: the request is only
+    /// refused with `QuotaExceeded` where the quota has no room for what the range lacks.
+    pub unmap: bool,
+    /// The file is at least this long afterwards.
+    pub size: u64,
 }
 
 /// Whether an extended attribute must exist (setxattr(2)).

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nokvfs_types::{Ack, Caller, InodeId, MetaError, Mutation, Name, NewNode};
 
 use super::{Volume, bytes, ctx, read_all};
-use crate::{Bodies, BodyError, OpenFile};
+use crate::{Bodies, BodyError, OpenFile, RangeChange};
 
 const DIR: InodeId = InodeId(77);
 
@@ -49,13 +49,15 @@ async fn an_empty_one_is_made_again_by_its_own_sync_or_its_directorys() {
     let mount = volume.mount();
     let (own, of_dir, cut) = (lost(&volume, &mount, 5), lost(&volume, &mount, 6), lost(&volume, &mount, 7));
     own.sync(&ctx()).await.unwrap();
+    let allocated = lost(&volume, &mount, 8);
     cut.truncate(&ctx(), 100).await.unwrap();
-    assert_eq!(volume.metadata.restored().len(), 2);
+    assert_eq!(allocated.fallocate(&ctx(), 0..777, RangeChange::Allocate, true).await.unwrap().size, 777);
+    assert_eq!(volume.metadata.restored().len(), 3);
     mount.settle_in(&ctx(), InodeId(78)).await.unwrap();
     assert!(of_dir.is_unsettled(), "another directory's sync is none of its business");
     mount.settle_in(&ctx(), DIR).await.unwrap();
     assert!(!of_dir.is_unsettled());
-    assert_eq!(volume.metadata.restored().len(), 3);
+    assert_eq!(volume.metadata.restored().len(), 4);
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Ack, Applied, Attr, BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, FileKind, FsStat, InodeId, MAX_CHUNK_EXTENTS,
-    MetaError, MountId, Mutation, Name, Publish, SliceId, Timestamp, UploadId, Version, VolumeId, VolumeInfo,
-    VolumeSpec, VolumeState, VolumeUsage,
+    Ack, Applied, Attr, BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, Fallocate, FileKind, FsStat, InodeId,
+    MAX_CHUNK_EXTENTS, MetaError, MountId, Mutation, Name, Publish, SliceId, Timestamp, UploadId, Version, VolumeId,
+    VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
 };
 use parking_lot::Mutex;
 
@@ -171,16 +171,10 @@ impl Metadata {
         }
         laid.extend(publish.extents.iter().copied());
         laid.sort_by_key(|extent| extent.offset);
-        let mut chunks: BTreeMap<u64, usize> = BTreeMap::new();
         for pair in laid.windows(2) {
             assert!(pair[0].end() <= pair[1].offset, "overlap: {pair:?}");
         }
-        for extent in &laid {
-            *chunks.entry(extent.offset / CHUNK_SIZE).or_default() += 1;
-        }
-        if let Some((chunk, _)) = chunks.iter().find(|(_, count)| **count > MAX_CHUNK_EXTENTS) {
-            return Err(MetaError::TooFragmented(*chunk as u32));
-        }
+        let most = most_in_a_chunk(&laid)?;
         *extents = laid;
         attr.size = attr.size.max(publish.size);
         attr.mtime = publish.written;
@@ -188,7 +182,27 @@ impl Metadata {
         attr.mapped = extents.iter().map(|extent| extent.len).sum();
         let attr = attr.clone();
         state.version = version;
-        state.most_extents = state.most_extents.max(chunks.values().copied().max().unwrap_or(0));
+        state.most_extents = state.most_extents.max(most);
+        Ok(attr)
+    }
+
+    fn fallocate(&self, wanted: &Fallocate) -> MetaResult<Attr> {
+        let mut state = self.state.lock();
+        let version = state.version + 1;
+        let (attr, extents) = state.files.get_mut(&wanted.inode).ok_or(MetaError::NotFound)?;
+        if wanted.unmap {
+            let (from, to) = (wanted.offset, wanted.offset + wanted.len);
+            let left = |extent: &Extent| [extent.clip(0, from), extent.clip(to, u64::MAX)];
+            let left: Vec<_> = extents.iter().flat_map(left).flatten().collect();
+            most_in_a_chunk(&left)?;
+            *extents = left;
+        }
+        attr.size = attr.size.max(wanted.size);
+        attr.mtime = Timestamp::now();
+        attr.version = Version(version);
+        attr.mapped = extents.iter().map(|extent| extent.len).sum();
+        let attr = attr.clone();
+        state.version = version;
         Ok(attr)
     }
 
@@ -226,6 +240,18 @@ impl Metadata {
         for keys in garbage.chunks(1000) {
             self.objects.delete(keys).await.unwrap();
         }
+    }
+}
+
+/// How many extents the chunk with the most has.
+fn most_in_a_chunk(extents: &[Extent]) -> MetaResult<usize> {
+    let mut chunks: BTreeMap<u64, usize> = BTreeMap::new();
+    for extent in extents {
+        *chunks.entry(extent.offset / CHUNK_SIZE).or_default() += 1;
+    }
+    match chunks.iter().find(|(_, count)| **count > MAX_CHUNK_EXTENTS) {
+        Some((chunk, _)) => Err(MetaError::TooFragmented(*chunk as u32)),
+        None => Ok(chunks.into_values().max().unwrap_or(0)),
     }
 }
 
@@ -317,6 +343,7 @@ impl MetadataService for Metadata {
                     }
                 }
             }
+            Mutation::Fallocate(wanted) => self.fallocate(&wanted)?,
             Mutation::SetAttr { inode, set } => self.truncate(inode, set.size.unwrap())?,
             Mutation::Create { ack: Ack::Restore(inode), .. } => {
                 if self.state.lock().files.contains_key(&inode) {

@@ -1,6 +1,7 @@
 //! Behaviour of bodies against a model, faults and limits.
 
 mod early;
+mod fallocate;
 mod faults;
 mod limits;
 mod metadata;

@@ -3,13 +3,15 @@
 use proptest::prelude::*;
 
 use super::{Volume, bytes, ctx, read_all};
-use crate::ReadStream;
+use crate::{RangeChange, ReadStream};
 
 #[derive(Clone, Debug)]
 enum Step {
     Write(u64, usize),
     Append(usize),
     Truncate(u64),
+    Allocate(u64, u64, bool),
+    Unmap(u64, u64, bool),
     Sync,
     Reopen,
     Read(u64, u32),
@@ -35,6 +37,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (place(), len()).prop_map(|(at, len)| Step::Write(at, len)),
         3 => (1usize..5000).prop_map(Step::Append),
         2 => place().prop_map(Step::Truncate),
+        1 => (place(), len(), any::<bool>()).prop_map(|(at, len, grow)| Step::Allocate(at, len as u64, grow)),
+        4 => (place(), len(), any::<bool>()).prop_map(|(at, len, grow)| Step::Unmap(at, len as u64, grow)),
         4 => Just(Step::Sync),
         2 => Just(Step::Reopen),
         2 => Just(Step::SendStaged),
@@ -47,6 +51,13 @@ fn write(model: &mut Vec<u8>, at: usize, data: &[u8]) {
         model.resize(at + data.len(), 0);
     }
     model[at..at + data.len()].copy_from_slice(data);
+}
+
+/// Zeros in a range, then at least `size` bytes.
+fn unmap(model: &mut Vec<u8>, from: u64, to: u64, size: u64) {
+    let len = model.len();
+    model[len.min(from as usize)..len.min(to as usize)].fill(0);
+    model.resize(len.max(size as usize), 0);
 }
 
 async fn run(steps: Vec<Step>) {
@@ -70,6 +81,14 @@ async fn run(steps: Vec<Step>) {
             Step::Truncate(size) => {
                 assert_eq!(file.truncate(&ctx(), size).await.unwrap().size, size);
                 model.resize(size as usize, 0);
+            }
+            Step::Allocate(at, len, grow) => {
+                file.fallocate(&ctx(), at..at + len, RangeChange::Allocate, grow).await.unwrap();
+                unmap(&mut model, at, at, if grow { at + len } else { 0 });
+            }
+            Step::Unmap(at, len, grow) => {
+                file.fallocate(&ctx(), at..at + len, RangeChange::Unmap, grow).await.unwrap();
+                unmap(&mut model, at, at + len, if grow { at + len } else { 0 });
             }
             Step::Sync => {
                 assert_eq!(file.sync(&ctx()).await.unwrap().size, model.len() as u64);

@@ -31,12 +31,17 @@ pub struct Volume {
 
 impl Volume {
     pub fn new() -> Self {
+        Self::with_quota(0)
+    }
+
+    /// A volume for so many bytes; 0: no limit.
+    pub fn with_quota(quota_bytes: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let store = Arc::new(FaultStore::new(Arc::new(MemoryStore::new())));
         let data = tempfile::tempdir().unwrap();
         let spec = VolumeSpec {
             name: "test".into(),
-            quota_bytes: 0,
+            quota_bytes,
             quota_inodes: 0,
             root_mode: 0o755,
             root_uid: 0,

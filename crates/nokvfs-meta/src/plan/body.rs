@@ -12,7 +12,7 @@ use crate::service::MetaResult;
 /// The longest file: chunk numbers have 32 bits.
 pub(crate) const SIZE_MAX: u64 = CHUNK_SIZE << 32;
 /// What the chunks that one command removes may cost, in bytes: two thirds of the most that a command may have.
-const REMOVE_COST: usize = 4 << 20;
+pub(super) const REMOVE_COST: usize = 4 << 20;
 /// What a removed chunk costs without its slices: key, guard and framing.
 const CHUNK_COST: usize = 128;
 /// What a slice costs in a garbage record.
@@ -20,7 +20,7 @@ const SLICE_COST: usize = 32;
 /// What it costs besides where history keeps it: its extent, and the record that counts it.
 const HISTORY_COST: usize = 160;
 /// Chunk records of one scan.
-const SCAN: usize = 256;
+pub(super) const SCAN: usize = 256;
 
 /// The chunk of a file offset.
 pub(crate) fn chunk_of(offset: u64) -> u32 {
@@ -178,7 +178,7 @@ impl Plan<'_, '_> {
         Ok(())
     }
 
-    fn put_chunk(&mut self, inode: InodeId, extents: Vec<Extent>) -> MetaResult<()> {
+    pub(super) fn put_chunk(&mut self, inode: InodeId, extents: Vec<Extent>) -> MetaResult<()> {
         let Some(first) = extents.first() else { return Ok(()) };
         let chunk = chunk_of(first.offset);
         if extents.len() > MAX_CHUNK_EXTENTS {
@@ -188,7 +188,7 @@ impl Plan<'_, '_> {
     }
 
     /// What a command may grow by when it changes a chunk.
-    fn chunk_cost(&self, chunk: &ChunkRecord) -> usize {
+    pub(super) fn chunk_cost(&self, chunk: &ChunkRecord) -> usize {
         let shared = self.target.pinned.0 > 0 || self.target.lineage.has_base();
         let each = if shared { SLICE_COST + HISTORY_COST } else { SLICE_COST };
         CHUNK_COST + chunk.extents.len() * each

@@ -11,6 +11,7 @@ mod create;
 mod link;
 mod pack;
 mod publish;
+mod punch;
 mod reclaim;
 mod references;
 mod rename;
@@ -171,6 +172,7 @@ impl<'p, 'a> Plan<'p, 'a> {
             Mutation::SetXattr { inode, name, value, mode } => Ok(self.set_xattr(*inode, name, value, *mode)?),
             Mutation::RemoveXattr { inode, name } => Ok(self.remove_xattr(*inode, name)?),
             Mutation::Publish(publish) => self.publish(publish)?,
+            Mutation::Fallocate(wanted) => Ok(self.fallocate(wanted)?),
             Mutation::ReserveUploads { .. } => {
                 return Err(MetaError::Internal("uploads were planned as a change of files; report it".into()));
             }

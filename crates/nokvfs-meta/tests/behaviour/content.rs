@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nokvfs_meta::service::MetadataService;
 use nokvfs_types::{
-    CHUNK_SIZE, Extent, InodeId, MetaError, Mutation, Publish, SetAttr, SliceId, Timestamp, UploadId, VolumeId,
+    CHUNK_SIZE, Extent, Fallocate, InodeId, MetaError, Mutation, Publish, SetAttr, SliceId, Timestamp, UploadId,
+    VolumeId,
 };
 use proptest::prelude::*;
 
@@ -30,6 +31,12 @@ enum Op {
         size: usize,
     },
     Size(usize),
+    /// So many stretches become a hole; then at least so long.
+    Unmap {
+        at: usize,
+        count: usize,
+        size: usize,
+    },
     /// Objects of an upload that never becomes content.
     Lose,
 }
@@ -45,6 +52,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (ranges, prop::option::weighted(0.2, stretch()), prop_oneof![4 => Just(0), 1 => stretch()])
             .prop_map(|(ranges, cut, size)| Op::Publish { ranges, cut, size }),
         2 => stretch().prop_map(Op::Size),
+        4 => (stretch(), prop_oneof![1..4usize, 1..PER_CHUNK * CHUNKS], prop_oneof![4 => Just(0), 1 => stretch()])
+            .prop_map(|(at, count, size)| Op::Unmap { at, count, size }),
         1 => Just(Op::Lose),
     ]
 }
@@ -176,6 +185,15 @@ async fn step(
             model.size = start(*stretch);
             let set = SetAttr { size: Some(model.size), ..SetAttr::default() };
             let attr = mount.make(Mutation::SetAttr { inode, set }).await;
+            assert_eq!((attr.size, attr.mapped), (model.size, model.mapped()));
+        }
+        Op::Unmap { at, count, size } => {
+            let to = (at + count).min(model.cells.len());
+            model.cells[*at..to].fill(None);
+            model.size = model.size.max(start(*size));
+            let (offset, len) = (start(*at), start(to) - start(*at));
+            let wanted = Fallocate { inode, offset, len, unmap: true, size: start(*size) };
+            let attr = mount.make(Mutation::Fallocate(wanted)).await;
             assert_eq!((attr.size, attr.mapped), (model.size, model.mapped()));
         }
         Op::Lose => {

@@ -12,8 +12,8 @@ use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext, VolumeSe
 use nokvfs_meta::{Engine, EngineOptions, LocalService};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Ack, Applied, Attr, CHUNK_SIZE, Caller, Extent, FileKind, InodeId, MetaError, Mutation, Name, NewNode, OpId,
-    Publish, RenameMode, SessionRequest, SetAttr, SetTime, SliceId, Timestamp, UploadId, VolumeId, VolumeSpec,
+    Ack, Applied, Attr, CHUNK_SIZE, Caller, Extent, Fallocate, FileKind, InodeId, MetaError, Mutation, Name, NewNode,
+    OpId, Publish, RenameMode, SessionRequest, SetAttr, SetTime, SliceId, Timestamp, UploadId, VolumeId, VolumeSpec,
     XattrMode, owner_key,
 };
 use proptest::collection::vec;
@@ -37,6 +37,7 @@ enum Op {
     Rename { from: (usize, usize), to: (usize, usize), mode: RenameMode },
     Resize { node: usize, units: u64 },
     Chmod { node: usize, mode: u16, owner: Option<(u32, u32)> },
+    Fallocate { node: usize, from: u64, units: u64, unmap: bool, size: u64 },
     Publish { node: usize, truncate: Option<u64>, runs: Vec<(u64, u64)>, size: u64 },
     SetXattr { node: usize, name: usize, len: usize, mode: XattrMode },
     RemoveXattr { node: usize, name: usize },
@@ -71,6 +72,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(node, mode, owner)| Op::Chmod { node, mode, owner }),
         8 => (node.clone(), proptest::option::weighted(0.3, 0..MOST_UNITS), vec(run, 0..6), 0..MOST_UNITS)
             .prop_map(|(node, truncate, runs, size)| Op::Publish { node, truncate, runs, size }),
+        6 => (node.clone(), 0..MOST_UNITS, 1..80u64, proptest::bool::weighted(0.8), prop_oneof![Just(0), 0..MOST_UNITS])
+            .prop_map(|(node, from, units, unmap, size)| Op::Fallocate { node, from, units, unmap, size }),
         2 => (node.clone(), 0..XATTRS.len(), 0..200usize, set)
             .prop_map(|(node, name, len, mode)| Op::SetXattr { node, name, len, mode }),
         1 => (node, 0..XATTRS.len()).prop_map(|(node, name)| Op::RemoveXattr { node, name }),
@@ -175,6 +178,13 @@ impl Pair {
         let dirs: Vec<_> =
             (0..self.inodes.len()).filter(|node| self.reference.nodes[*node].kind == FileKind::Directory).collect();
         if number % 16 == 15 { self.node(number / 16) } else { dirs[number % dirs.len()] }
+    }
+
+    /// Mostly a file, sometimes not.
+    fn file(&self, number: usize) -> usize {
+        let files: Vec<_> =
+            (0..self.inodes.len()).filter(|node| self.reference.nodes[*node].kind == FileKind::File).collect();
+        if files.is_empty() || number % 16 == 15 { self.node(number / 16) } else { files[number % files.len()] }
     }
 
     async fn mutate(&self, mutation: Mutation) -> MetaResult<Applied> {
@@ -302,6 +312,14 @@ impl Pair {
                 }
                 self.check_entry(answer, Ok(node));
             }
+            Op::Fallocate { node, from, units, unmap, size } => {
+                let node = self.file(node);
+                let (inode, offset, len) = (self.inodes[node], from * UNIT, units * UNIT);
+                let wanted = Fallocate { inode, offset, len, unmap, size: size * UNIT };
+                let answer = self.mutate(Mutation::Fallocate(wanted)).await;
+                let expected = self.reference.fallocate(node, from as usize, units as usize, unmap, size as usize);
+                self.check_entry(answer, expected.map(|()| node));
+            }
             Op::Publish { node, truncate, runs, size } => self.publish(node, truncate, &runs, size).await,
             Op::SetXattr { node, name, len, mode } => {
                 let (node, name) = (self.node(node), XATTRS[name]);
@@ -326,9 +344,7 @@ impl Pair {
     }
 
     async fn publish(&mut self, node: usize, truncate: Option<u64>, ranges: &[(u64, u64)], size: u64) {
-        let files: Vec<_> =
-            (0..self.inodes.len()).filter(|node| self.reference.nodes[*node].kind == FileKind::File).collect();
-        let node = if files.is_empty() || node % 16 == 15 { self.node(node / 16) } else { files[node % files.len()] };
+        let node = self.file(node);
         let inode = self.inodes[node];
         let upload = UploadId(self.next_upload);
         self.next_upload += 1;

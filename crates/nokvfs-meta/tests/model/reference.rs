@@ -232,6 +232,24 @@ impl Reference {
         Ok(())
     }
 
+    /// Allocates or unmaps units.
+    pub fn fallocate(&mut self, node: usize, from: usize, units: usize, unmap: bool, size: usize) -> Answer<()> {
+        if self.nodes[node].kind != FileKind::File {
+            return invalid();
+        }
+        let missing = (units as u64 * UNIT).saturating_sub(self.nodes[node].mapped());
+        if !unmap && self.quota.0 > 0 && missing > 0 && self.used().0 + missing > self.quota.0 {
+            return over();
+        }
+        let content = &mut self.nodes[node].content;
+        let len = content.len();
+        if unmap {
+            content[len.min(from)..len.min(from + units)].fill(None);
+        }
+        content.resize(len.max(size), None);
+        Ok(())
+    }
+
     pub fn publish(&mut self, node: usize, truncate: Option<usize>, runs: &[Run], size: usize) -> Answer<()> {
         if self.nodes[node].kind != FileKind::File {
             return invalid();

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Ack, Applied, Caller, FileKind, InodeId, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_VALUE, MetaError, Mutation, Name,
-    NewNode, OpId, Publish, RenameMode, SetAttr, SetTime, Stamp, Timestamp, UploadId, XattrMode,
+    Ack, Applied, Caller, Fallocate, FileKind, InodeId, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_VALUE, MetaError,
+    Mutation, Name, NewNode, OpId, Publish, RenameMode, SetAttr, SetTime, Stamp, Timestamp, UploadId, XattrMode,
 };
 
 use super::attr::{attr_from_wire, attr_to_wire, extents_from_wire, extents_to_wire, kind_from_wire, kind_to_wire};
@@ -104,6 +104,15 @@ fn mutation_to_wire(mutation: &Mutation) -> WireMutation {
             written: publish.written.0,
             extents: extents_to_wire(&publish.extents),
         }),
+        Mutation::Fallocate(Fallocate { inode, offset, len, unmap, size }) => {
+            WireMutation::Fallocate(wire::Fallocate {
+                inode: inode.0,
+                offset: *offset,
+                len: *len,
+                unmap: *unmap,
+                size: *size,
+            })
+        }
         Mutation::ReserveUploads { count, settled } => {
             WireMutation::ReserveUploads(wire::ReserveUploads { count: *count, settled: settled.0 })
         }
@@ -145,6 +154,9 @@ fn mutation_from_wire(mutation: WireMutation) -> Checked<Mutation> {
             written: Timestamp(publish.written),
             extents: extents_from_wire(publish.extents)?,
         }),
+        WireMutation::Fallocate(wire::Fallocate { inode: number, offset, len, unmap, size }) => {
+            Mutation::Fallocate(Fallocate { inode: inode(number)?, offset, len, unmap, size })
+        }
         WireMutation::ReserveUploads(reserve) => {
             if !(1..=MAX_UPLOADS).contains(&reserve.count) {
                 return invalid(format!("{} upload ids; ask for 1 to {MAX_UPLOADS}", reserve.count));
