@@ -120,13 +120,15 @@ impl Committer {
     /// Starts the committer of a store. Nothing else may write to it.
     ///
     /// # Errors
-    /// [`MetaError::Unavailable`] if the journal's directory can't be used or there can be no further thread.
+    /// [`MetaError::Unavailable`] if the journal's directory can't be used or there can be no further thread;
+    /// [`MetaError::Corrupt`] if the store lost commits that the journal can't give back.
     pub fn start(store: Arc<dyn MetaStore>, options: CommitterOptions) -> MetaResult<Committer> {
-        let (_, tail) = store.journal()?;
         let mut segments = options.journal.clone().map(|dir| Segments::open(dir, options.journal_limit)).transpose()?;
         if let Some(segments) = &mut segments {
+            segments.restore(&*store)?;
             segments.catch_up(&*store)?;
         }
+        let (_, tail) = store.journal()?;
         let durable = tail.version();
         let health = Health {
             state: StoreState::Open,
