@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_meta::service::RequestContext;
 use nokvfs_types::{Applied, Attr, BLOCK_SIZE, CHUNK_SIZE, Extent, MetaError, Mutation, Publish, SetAttr, Timestamp};
 
@@ -148,8 +149,10 @@ impl OpenFile {
                 written: step.written,
                 extents: extents.clone(),
             };
+            failpoint!("body.publishing");
             match self.change(ctx, Mutation::Publish(publish)).await {
                 Ok(attr) => {
+                    failpoint!("body.published");
                     // It came after the file's creation and is durable.
                     *self.early.lock() = None;
                     self.apply(step, &extents, attr);
@@ -219,6 +222,7 @@ impl OpenFile {
         let _turn = self.take_turn(ctx).await?;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         let cut = Mutation::SetAttr { inode: self.inode(), set };
+        failpoint!("body.truncating");
         let mut result = self.change(ctx, cut.clone()).await;
         if matches!(result, Err(BodyError::Meta(MetaError::NotFound))) && self.early_in().is_some() {
             self.restore(ctx).await?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_protocol::{Answer, Call};
 use nokvfs_types::{MetaError, SessionRequest};
 use tokio::sync::watch;
@@ -225,10 +226,13 @@ impl Keeper {
 
     async fn reconnect(&self) -> Result<Arc<Connection>, MetaError> {
         let connection = self.peer.connect().await?;
+        failpoint!("client.connected_again");
         if let Some(request) = &self.attach {
             let call = Call::AttachSession(request.clone());
             match connection.request(&call, Instant::now() + ATTACH).await {
-                Ok(Ok(_)) => {}
+                Ok(Ok(_)) => {
+                    failpoint!("client.attached");
+                }
                 Ok(Err(error)) => {
                     connection.end("the session was refused");
                     return Err(error);

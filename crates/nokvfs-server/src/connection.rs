@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use nokvfs_failpoint::failpoint;
 use nokvfs_protocol::{
     Answer, FEATURES, Frame, FrameKind, Hello, HelloReply, MAX_HELLO, MAX_REQUEST, ProtocolError, VERSION_MAX,
     decode_request, encode_reply, take_frame,
@@ -221,6 +222,7 @@ impl Connection {
         };
         let op = request.call.name();
         let timeout = request.timeout.min(self.shared.limits.request_timeout);
+        failpoint!("server.asked");
         let work = answer(Arc::clone(&self.shared.backend), Arc::clone(&self.peer), request.call);
         let mut running: Running = Box::pin(async move {
             let reply = tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(late(op, timeout)));
@@ -250,6 +252,7 @@ impl Connection {
     }
 
     fn reply(&mut self, done: Done) {
+        failpoint!("server.answering");
         self.shared.metrics.request(done.op, done.started.elapsed(), done.reply.as_ref().err());
         self.outbound.put(|out| encode_reply(out, done.id, &done.reply));
         self.unflushed = true;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{InodeId, MetaError, MountId, Name, Version};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -125,8 +126,10 @@ impl Committer {
     pub fn start(store: Arc<dyn MetaStore>, options: CommitterOptions) -> MetaResult<Committer> {
         let mut segments = options.journal.clone().map(|dir| Segments::open(dir, options.journal_limit)).transpose()?;
         if let Some(segments) = &mut segments {
+            failpoint!("open.segments");
             segments.restore(&*store)?;
             segments.catch_up(&*store)?;
+            failpoint!("open.caught_up");
         }
         let (_, tail) = store.journal()?;
         let durable = tail.version();

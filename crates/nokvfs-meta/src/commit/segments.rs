@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::MetaError;
 
 use super::journal::{JournalBatch, verify};
@@ -168,7 +169,9 @@ impl Segments {
         let Some((file, len)) = &mut self.file else {
             return Err(MetaError::Internal("the journal has no open segment".into()));
         };
+        failpoint!("segment.appending");
         file.write_all(&frame).map_err(|error| failed(dir, error))?;
+        failpoint!("segment.appended");
         *len += frame.len() as u64;
         self.end = envelope.current;
         Ok(())
@@ -179,6 +182,7 @@ impl Segments {
     /// # Errors
     /// [`MetaError::Unavailable`] if the disk fails.
     pub fn sync(&mut self) -> MetaResult<()> {
+        failpoint!("segment.syncing");
         if let Some((file, _)) = &self.file
             && let Err(error) = file.sync_data()
         {
@@ -200,7 +204,9 @@ impl Segments {
         header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
         let start = || -> io::Result<File> {
             let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&path)?;
+            failpoint!("segment.made");
             file.write_all(&header)?;
+            failpoint!("segment.begun");
             file.sync_data()?;
             File::open(&self.dir)?.sync_all()?;
             Ok(file)
@@ -210,6 +216,7 @@ impl Segments {
     }
 
     fn drop_oldest(&self) -> MetaResult<()> {
+        failpoint!("segment.rotated");
         let mut files = Vec::new();
         for (_, path) in list(&self.dir)? {
             let len = fs::metadata(&path).map_err(|error| failed(&path, error))?.len();

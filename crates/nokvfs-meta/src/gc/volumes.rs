@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{MountId, VolumeId, VolumeState, owner_key, volume_prefix};
 
 use super::Next;
@@ -43,9 +44,11 @@ async fn delete(core: &Core, mount: MountId, volume: &VolumeRecord) -> MetaResul
     core.check_marker(volume.id).await?;
     let prefix = volume_prefix(volume.id);
     core.delete_listed(&prefix, |_| Ok(true)).await?;
+    failpoint!("volume.objects_deleted");
     for family in Family::OF_MOUNT.into_iter().filter(|family| *family != Family::Volume) {
         while core.committer.submit(move |txn| remove(txn, family, mount)).await? == STEP {}
     }
+    failpoint!("volume.records_deleted");
     core.orphans.forget(mount);
     core.allocators.forget(mount);
     // What a mount that was cut off put after its session had expired.
@@ -53,7 +56,10 @@ async fn delete(core: &Core, mount: MountId, volume: &VolumeRecord) -> MetaResul
     core.objects.delete(&[owner_key(volume.id)]).await.map_err(|error| object_error(&error))?;
     core.owned.lock().remove(&volume.id);
     let (id, name) = (volume.id, volume.spec.name.clone());
-    core.committer.submit(move |txn| finish(txn, mount, id, &name)).await
+    failpoint!("volume.marker_deleted");
+    core.committer.submit(move |txn| finish(txn, mount, id, &name)).await?;
+    failpoint!("volume.gone");
+    Ok(())
 }
 
 /// Removes records of a family; fewer than [`STEP`]: no more are left.

@@ -13,6 +13,7 @@ use holt::{
     AtomicErrorKind, CheckpointConfig, DB, DBAtomicBatch, DBView, Durability, JournalAnchor, JournalEnvelope,
     RangeEntry, RecordVersion, TreeConfig,
 };
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::MetaError;
 use parking_lot::{Mutex, RwLock};
 
@@ -152,6 +153,7 @@ impl Open {
         }
         let trees = trees.try_into().map_err(|_| cannot_open(options, "wrong number of trees"))?;
         let open = Open { trees, db };
+        failpoint!("open.store");
         open.start_journal().map_err(|error| cannot_open(options, error))?;
         settle_names(&options.dir).map_err(|error| cannot_open(options, error))?;
         Ok(open)
@@ -318,6 +320,7 @@ impl MetaStore for HoltStore {
                 thread::sleep(Duration::from_millis(1));
             }
         }
+        failpoint!("reopen.closed");
         let open = Open::new(&self.options)?;
         *self.open.write() = Some(Arc::new(open));
         Ok(())
