@@ -35,7 +35,7 @@ pub async fn look(dir: &Path, objects: Arc<S3Store>, done: usize) -> Result<(), 
         wrong.push(format!("{} sessions and {} orphans stay", records.sessions, records.orphans()));
     }
     let named = records.named();
-    let there = list(&*objects).await?;
+    let there = list(&objects).await?;
     wrong.extend(named.difference(&there).map(|key| format!("{key} is named and not there")));
     // The marker of a volume whose making was cut off stays: some bytes that nobody reads.
     let left = there.difference(&named).filter(|key| !key.starts_with("owners/"));
