@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nokvfs_body::{Bodies, BodyOptions, ReadStream};
 use nokvfs_meta::commit::Committer;
@@ -18,16 +18,16 @@ use crate::script::{Seen, Step, Tree, steps, trees};
 
 pub async fn look(dir: &Path, objects: Arc<S3Store>, done: usize) -> Result<(), String> {
     let store = Arc::clone(&objects) as Arc<dyn ObjectStore>;
-    let engine =
-        Engine::open(engine_options(dir), Arc::clone(&store)).await.map_err(|error| format!("open: {error}"))?;
-    let tree = read(&engine, &store).await?;
-    compare(&tree, done)?;
+    let engine = open(dir, &store, PATIENCE).await?;
+    compare(&read(&engine, &store).await?, done)?;
+    close(engine).await?;
+    // Nobody is left: all sessions are soon over.
+    let engine = open(dir, &store, Duration::from_millis(200)).await?;
     quiet(&engine).await?;
-    engine.close().await.map_err(|error| format!("close: {error}"))?;
-    drop(engine);
+    close(engine).await?;
     let records = {
         let (store, _committer) =
-            Committer::open(engine_options(dir).store).map_err(|error| format!("again: {error}"))?;
+            Committer::open(engine_options(dir, PATIENCE).store).map_err(|error| format!("again: {error}"))?;
         fsck::read(&*store).map_err(|error| format!("records: {error}"))?
     };
     let mut wrong = records.wrong();
@@ -41,6 +41,14 @@ pub async fn look(dir: &Path, objects: Arc<S3Store>, done: usize) -> Result<(), 
     let left = there.difference(&named).filter(|key| !key.starts_with("owners/"));
     wrong.extend(left.map(|key| format!("{key} is there and not named")));
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+}
+
+async fn open(dir: &Path, store: &Arc<dyn ObjectStore>, expiry: Duration) -> Result<Arc<Engine>, String> {
+    Engine::open(engine_options(dir, expiry), Arc::clone(store)).await.map_err(|error| format!("open: {error}"))
+}
+
+async fn close(engine: Arc<Engine>) -> Result<(), String> {
+    engine.close().await.map_err(|error| format!("close: {error}"))
 }
 
 async fn list(objects: &S3Store) -> Result<BTreeSet<String>, String> {
@@ -68,7 +76,7 @@ async fn quiet(engine: &Engine) -> Result<(), String> {
         if Instant::now() > end {
             return Err(format!("never quiet: {figures:?}, {volumes:?}"));
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
