@@ -17,7 +17,7 @@ pub struct Found {
     inodes: BTreeMap<(MountId, InodeId), InodeRecord>,
     entries: BTreeMap<(MountId, InodeId), Vec<DentryRecord>>,
     chunks: BTreeMap<(MountId, InodeId), Vec<Extent>>,
-    orphans: BTreeSet<(MountId, InodeId)>,
+    pub orphans: BTreeSet<(MountId, InodeId)>,
     packs: BTreeMap<(MountId, SliceId), PackRecord>,
     counters: BTreeMap<MountId, CountersRecord>,
     /// By pack, in how many records it is named.
@@ -146,9 +146,5 @@ impl Found {
             }
         }
         named
-    }
-
-    pub fn orphans(&self) -> usize {
-        self.orphans.len()
     }
 }

@@ -31,8 +31,8 @@ pub async fn look(dir: &Path, objects: Arc<S3Store>, done: usize) -> Result<(), 
         fsck::read(&*store).map_err(|error| format!("records: {error}"))?
     };
     let mut wrong = records.wrong();
-    if records.sessions + records.orphans() > 0 {
-        wrong.push(format!("{} sessions and {} orphans stay", records.sessions, records.orphans()));
+    if records.sessions + records.orphans.len() > 0 {
+        wrong.push(format!("{} sessions and {} orphans stay", records.sessions, records.orphans.len()));
     }
     let named = records.named();
     let there = list(&objects).await?;
