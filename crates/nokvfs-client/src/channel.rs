@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_protocol::{Answer, Call, SessionRef};
 use nokvfs_types::{MetaError, SessionRequest};
 use tokio::sync::watch;
@@ -235,8 +236,10 @@ impl Keeper {
 
     async fn reconnect(&self) -> Result<Arc<Connection>, MetaError> {
         let connection = self.peer.connect().await?;
+        failpoint!("client.connected_again");
         if let Some(Attach { request, session, locks }) = &self.attach {
             Self::first(&connection, &Call::AttachSession(request.clone())).await?;
+            failpoint!("client.attached");
             let (incarnation, locks) = locks.renew();
             connection.set_incarnation(incarnation);
             Self::first(&connection, &Call::SyncLocks(*session, incarnation, locks)).await?;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use nokvfs_failpoint::failpoint;
 use nokvfs_protocol::{
     Answer, Call, FrameKind, Hello, HelloReply, MAX_FRAME, MAX_HELLO, decode_reply, encode_request, take_frame,
 };
@@ -116,9 +117,13 @@ impl Connection {
         }
         let timeout = deadline.saturating_duration_since(Instant::now());
         encode_request(&mut self.outbound.lock(), id, timeout, call).map_err(NoAnswer::NotSent)?;
+        failpoint!("client.sending");
         self.written.notify_one();
         match tokio::time::timeout_at(deadline.into(), receiver).await {
-            Ok(Ok(reply)) => Ok(reply),
+            Ok(Ok(reply)) => {
+                failpoint!("client.answered");
+                Ok(reply)
+            }
             Ok(Err(_)) => Err(NoAnswer::Lost),
             Err(_) => Err(NoAnswer::Deadline),
         }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hmac::{Hmac, Mac};
+use nokvfs_failpoint::failpoint;
 use nokvfs_object::{ObjectError, ObjectStore};
 use nokvfs_types::{Applied, Caller, MetaError, Mutation, SessionId, Stamp, Token, Version, VolumeId};
 use parking_lot::Mutex;
@@ -106,6 +107,7 @@ impl Engine {
             .await
             .map_err(|_| MetaError::Unavailable("opening the metadata store was cut off".into()))??;
         let server = committer.submit(server_record).await?;
+        failpoint!("open.server_known");
         let core = Arc::new(Core {
             store: EngineStore::new(store),
             committer,
@@ -125,6 +127,7 @@ impl Engine {
         });
         core.adopt()?;
         core.locks.lock().recover(core.sessions.all());
+        failpoint!("open.adopted");
         let stop = watch::Sender::new(false);
         let tasks = crate::gc::start(&core, &stop);
         Ok(Arc::new(Engine { core, stop, tasks: Mutex::new(tasks) }))
@@ -188,7 +191,9 @@ impl Engine {
         }
         let core = Arc::clone(&self.core);
         let closing = tokio::task::spawn_blocking(move || {
+            failpoint!("close.workers_ended");
             core.committer.shutdown();
+            failpoint!("close.committer_ended");
             core.store.close();
         });
         closing.await.map_err(|error| MetaError::Internal(format!("closing the metadata store: {error}; see the log")))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use nokvfs_failpoint::failpoint;
 use nokvfs_protocol::{
     Answer, Call, FEATURES, Frame, FrameKind, Hello, HelloReply, MAX_HELLO, MAX_REQUEST, ProtocolError, VERSION_MAX,
     decode_request, encode_reply, take_frame,
@@ -228,6 +229,7 @@ impl Connection {
         };
         let op = request.call.name();
         let timeout = request.timeout.min(self.shared.limits.request_timeout);
+        failpoint!("server.asked");
         let waited = matches!(request.call, Call::WaitLock(..));
         if waited && self.waiting == LOCK_WAITS {
             let reply = Err(MetaError::NoLocks(format!("{LOCK_WAITS} requests of the connection wait for a lock")));
@@ -274,6 +276,7 @@ impl Connection {
     }
 
     fn reply(&mut self, done: Done) {
+        failpoint!("server.answering");
         self.shared.metrics.request(done.op, done.started.elapsed(), done.reply.as_ref().err());
         self.outbound.put(|out| encode_reply(out, done.id, &done.reply));
         self.unflushed = true;

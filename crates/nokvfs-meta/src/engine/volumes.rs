@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use nokvfs_failpoint::failpoint;
 use nokvfs_object::ObjectError;
 use nokvfs_types::{
     FileKind, InodeId, MetaError, MountId, Token, UploadId, Version, VolumeId, VolumeInfo, VolumeSpec, VolumeState,
@@ -38,12 +39,16 @@ impl VolumeService for Engine {
         }
         let id = VolumeId::random();
         core.claim(id).await?;
+        failpoint!("volume.claimed");
         let token = core.token(id, 0)?;
         let token_hash = Sha256::digest(token.0).into();
         let wanted = spec.clone();
         let made = core.committer.submit(move |txn| create(txn, id, &wanted, token_hash)).await;
         match made {
-            Ok(None) => Ok((core.volume_info(id).await?, token)),
+            Ok(None) => {
+                failpoint!("volume.made");
+                Ok((core.volume_info(id).await?, token))
+            }
             Ok(Some(mount)) => {
                 core.disown(id).await;
                 core.same(mount, &spec).await
@@ -135,6 +140,7 @@ impl VolumeService for Engine {
                 txn.put(&key, &record)
             })
             .await?;
+        failpoint!("volume.deleting");
         core.wake.volumes.notify_one();
         core.wake.history.notify_one();
         Ok(())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::SliceId;
 
 use super::Next;
@@ -66,7 +67,9 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     if records.is_empty() {
         return Ok(if waiting { Next::After(core.options.garbage_delay / 4) } else { Next::Idle });
     }
+    failpoint!("garbage.deleting");
     core.delete_objects(&keys).await?;
+    failpoint!("garbage.deleted");
     let done = records.len() as u64;
     core.committer
         .submit(move |txn| {
@@ -78,6 +81,7 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
             records.iter().try_for_each(|key| txn.delete(key))
         })
         .await?;
+    failpoint!("garbage.forgotten");
     core.garbage.fetch_sub(done.min(backlog), Ordering::Relaxed);
     Ok(Next::Now)
 }

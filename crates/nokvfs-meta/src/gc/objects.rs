@@ -1,6 +1,7 @@
 //! What bodies name, and deleting what they don't.
 
 use futures::stream::{StreamExt, TryStreamExt};
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{MetaError, MountId, SliceId, Version};
 
 use crate::engine::{Core, object_error};
@@ -82,6 +83,7 @@ impl Core {
                 // Also what was not found must be so for good: behind this, all that was seen is durable.
                 self.committer.submit(|_| Ok(())).await?;
                 self.delete_objects(&keys).await?;
+                failpoint!("objects.page_deleted");
             }
             if !page.more {
                 return Ok(deleted);

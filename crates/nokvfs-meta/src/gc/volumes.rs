@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{Applied, Caller, MountId, Version, VolumeId, VolumeState, owner_key, volume_prefix};
 
 use super::Next;
@@ -48,12 +49,14 @@ async fn delete(core: &Arc<Core>, mount: MountId, volume: &VolumeRecord) -> Meta
     let prefix = volume_prefix(volume.id);
     if alone {
         core.delete_listed(&prefix, |_| Ok(true)).await?;
+        failpoint!("volume.objects_deleted");
     } else if core.is_unswept(mount)? {
         return Ok(false);
     }
     for prefix in prefixes(mount) {
         while remove(core, mount, volume, prefix.clone(), alone).await? {}
     }
+    failpoint!("volume.records_deleted");
     core.orphans.forget(mount);
     core.allocators.forget(mount);
     if alone {
@@ -63,8 +66,10 @@ async fn delete(core: &Arc<Core>, mount: MountId, volume: &VolumeRecord) -> Meta
         core.owned.lock().remove(&volume.id);
     }
     let (id, name) = (volume.id, volume.spec.name.clone());
+    failpoint!("volume.marker_deleted");
     let base = volume.bases.first().map(|base| (base.mount, base.version));
     core.committer.submit(move |txn| finish(txn, mount, id, &name, base)).await?;
+    failpoint!("volume.gone");
     core.wake.history.notify_one();
     Ok(true)
 }

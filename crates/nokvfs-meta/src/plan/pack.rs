@@ -2,6 +2,7 @@
 //! the pack's record. A pack whose count is zero goes once its writer can't publish more of it: its upload is settled, or
 //! its session ended.
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{Extent, MetaError, PACK_SIZE, SessionId, SliceId, UploadId};
 
 use super::Plan;
@@ -49,7 +50,9 @@ impl Plan<'_, '_> {
         let named = i64::from(record.named) + change;
         record.named = u32::try_from(named)
             .map_err(|_| MetaError::Corrupt(format!("{pack} is named by {} records, then by {named}", record.named)))?;
+        failpoint!("plan.pack_counted");
         if record.named == 0 && self.is_settled(record.owner, pack.upload)? {
+            failpoint!("plan.pack_dropped");
             self.garbage.push((mount, volume, pack, u64::from(record.len)));
             return self.txn.delete(&key);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{
     Heartbeat, HeartbeatReply, MetaError, SessionGrant, SessionId, SessionRequest, VolumeId, VolumeState,
 };
@@ -36,6 +37,7 @@ impl SessionService for Engine {
         let opened = tokio::spawn(async move { opening.begin_session(request, record.id).await });
         let (session, generation) =
             opened.await.map_err(|_| MetaError::Unavailable("the metadata server is stopping; try again".into()))??;
+        failpoint!("session.known");
         core.grant(session, generation, volume).await
     }
 
@@ -45,6 +47,7 @@ impl SessionService for Engine {
         let Some((session, generation)) = request.resume else {
             return Err(MetaError::Invalid("a session to attach must be named".into()));
         };
+        failpoint!("session.attaching");
         let live = core.sessions.check(session, generation)?;
         if live.volume != request.volume {
             return Err(MetaError::Unauthorized(format!("session {session} is another volume's")));
@@ -98,7 +101,9 @@ impl Core {
             let volume: VolumeRecord = txn.get(&Key::Volume(record.mount))?.ok_or(MetaError::NotFound)?;
             Ok((session, record, volume))
         };
+        failpoint!("session.opening");
         let (session, record, volume) = self.committer.submit(opened).await?;
+        failpoint!("session.opened");
         self.orphans.forget_session(record.mount, session);
         self.sessions.insert(Live::load(&self.store, session, &record, &volume)?, Duration::ZERO);
         self.locks.lock().begin(By { mount: record.mount, session }, Instant::now());
@@ -108,7 +113,9 @@ impl Core {
     /// Ends a session: nothing can be changed in it from then on. Its unsettled uploads are swept after `quiet`.
     pub(crate) async fn end_session(&self, live: &Arc<Live>, quiet: Duration) -> MetaResult<()> {
         let (session, generation, mount) = (live.session, live.generation, live.mount);
+        failpoint!("session.ending");
         let sweep = self.committer.submit(move |txn| end(txn, session, generation)).await?;
+        failpoint!("session.ended");
         self.sessions.remove(session, generation);
         self.locks.lock().end(By { mount, session }, Instant::now());
         self.orphans.forget_session(mount, session);
@@ -174,6 +181,7 @@ fn take_over(
     if generation >= ENDED - 1 {
         return Err(MetaError::Busy("the session was taken over too often; open a new one".into()));
     }
+    failpoint!("session.taken_over");
     record.generation = generation + 1;
     txn.put(&key, &record)?;
     // The row is an old generation's, whose answers nobody asks for any more.

@@ -7,6 +7,7 @@
 mod engine;
 mod model;
 mod options;
+mod tail;
 #[cfg(test)]
 mod tests;
 
