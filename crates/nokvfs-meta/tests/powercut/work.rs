@@ -57,7 +57,7 @@ fn value(number: u64) -> Bytes {
 fn command(txn: &mut Txn<'_>) -> MetaResult<u64> {
     let counters = Key::Counters(MOUNT);
     let number = txn.get::<CountersRecord>(&counters)?.unwrap_or_default().inodes + 1;
-    txn.put(&counters, &CountersRecord { bytes: 0, inodes: number })?;
+    txn.put(&counters, &CountersRecord { inodes: number, ..CountersRecord::default() })?;
     for (key, effect) in effects(number) {
         match (&key, effect) {
             (_, None) => txn.delete(&key)?,
