@@ -16,7 +16,7 @@ use nokvfs_types::{
 };
 
 const ROOT: InodeId = InodeId::ROOT;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Volume {
     engine: Arc<Engine>,

@@ -199,9 +199,12 @@ impl Plan<'_, '_> {
     pub(super) fn remove_chunks(&mut self, inode: InodeId) -> MetaResult<(u64, bool)> {
         let prefix = KeyPrefix::chunks(self.target.mount, inode);
         let (mut cost, mut removed) = (0, 0);
+        let mut after = None;
         while cost < REMOVE_COST {
             let mut page = Vec::new();
-            self.txn.scan::<ChunkRecord>(&prefix, None, SCAN, |key, chunk| page.push((key, chunk)))?;
+            // Those that are staged to go need not be passed again and again.
+            self.txn.scan::<ChunkRecord>(&prefix, after, SCAN, |key, chunk| page.push((key, chunk)))?;
+            after = page.last().map(|(key, _)| key.clone());
             if page.is_empty() {
                 return Ok((removed, true));
             }
