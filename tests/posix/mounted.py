@@ -1,13 +1,16 @@
 """A real mount of this build: `nokv-fs dev` in a folder of its own, which can be stopped and started again."""
 
+import ctypes
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import tempfile
 
 READY = 60
 END = 120
+PR_SET_PDEATHSIG = 1
 
 
 def binary() -> str:
@@ -36,7 +39,9 @@ class Mount:
     def start(self) -> None:
         with open(self.log, "ab") as log:
             command = [binary(), "dev", str(self.dir), "--data", str(self.base / "data")]
-            self.daemon = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL)
+            # It unmounts and ends with this process, however that ends.
+            end_with_us = lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            self.daemon = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=end_with_us)
         line = self.daemon.stdout.readline()
         if not line.startswith(b"ready"):
             raise RuntimeError(f"the mount did not come up:\n{self.log.read_text()[-2000:]}")

@@ -77,6 +77,18 @@ def ext4():
             subprocess.run(["umount", "-l", mount], check=True)
 
 
+def has_fine_times(folder: pathlib.Path) -> bool:
+    """Whether two changes right after each other have different times."""
+    probe = folder / "probe"
+    probe.touch()
+    seen = set()
+    for _ in range(20):
+        probe.chmod(0o600)
+        seen.add(probe.stat().st_ctime_ns)
+    probe.unlink()
+    return len(seen) == 20
+
+
 def outcome(call):
     """What a call answers: its value or its errno."""
     try:

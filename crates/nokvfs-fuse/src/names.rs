@@ -153,8 +153,8 @@ impl Core {
             set.ctime = None;
         }
         // The kernel asks for no change at all where nothing but the set-id bits is to go: chown(-1, -1).
-        let empty = latest.is_none() && set == SetAttr::default();
-        if set.mode.is_none() && (set.uid.is_some() || set.gid.is_some() || empty) {
+        let only_set_id = latest.is_none() && set == SetAttr::default();
+        if set.mode.is_none() && (set.uid.is_some() || set.gid.is_some() || only_set_id) {
             set.mode = self.mode_after_chown(&ctx, inode).await?;
         }
         if set.mtime.is_some()
@@ -173,6 +173,8 @@ impl Core {
     /// A change of owner takes set-id bits away, for root too.
     async fn mode_after_chown(&self, ctx: &RequestContext, inode: InodeId) -> OpResult<Option<u16>> {
         let attr = self.service.getattr(ctx, inode).await?;
-        Ok(if attr.kind == FileKind::Directory { None } else { without_set_id(attr.mode) })
+        // Where no owner is named the kernel asks before a write by someone else, too; that write takes them away.
+        let may = ctx.caller.uid == 0 || ctx.caller.uid == attr.uid;
+        Ok(if may && attr.kind != FileKind::Directory { without_set_id(attr.mode) } else { None })
     }
 }

@@ -169,6 +169,7 @@ fn extended_attributes() {
          os.setxattr(p, 'trusted.t', b'root')\n\
          print(os.getxattr(p, 'user.a'), os.getxattr(p, 'user.b') == b'\\0\\xff' * 8000, os.getxattr(p, 'user.empty'))\n\
          print(sorted(os.listxattr(p)))\n\
+         os.seteuid(1000); print(sorted(os.listxattr(p)), t(lambda: os.getxattr(p, 'trusted.t'))); os.seteuid(0)\n\
          print(t(lambda: os.setxattr(p, 'user.a', b'2', os.XATTR_CREATE)), t(lambda: os.setxattr(p, 'user.z', b'2', os.XATTR_REPLACE)))\n\
          os.setxattr(p, 'user.a', b'22', os.XATTR_REPLACE); print(os.getxattr(p, 'user.a'))\n\
          os.removexattr(p, 'user.a'); print(t(lambda: os.getxattr(p, 'user.a')), t(lambda: os.removexattr(p, 'user.a')))\n\
@@ -182,6 +183,7 @@ fn extended_attributes() {
         format!("{nodata} []"),
         "b'1' True b''".to_owned(),
         "['trusted.t', 'user.a', 'user.b', 'user.empty']".to_owned(),
+        format!("['user.a', 'user.b', 'user.empty'] {nodata}"),
         format!("{} {nodata}", libc::EEXIST),
         "b'22'".to_owned(),
         format!("{nodata} {nodata}"),

@@ -54,8 +54,14 @@ fn dot_and_dot_dot_name_the_right_inodes() {
 fn names_are_bytes() {
     let volume = Volume::new();
     let m = volume.mount();
-    let all: Vec<Vec<u8>> =
-        vec![vec![0xff, 0xfe, b'x'], b"new\nline".to_vec(), "\u{e9}".into(), b" ".to_vec(), vec![b'n'; 255]];
+    let all: Vec<Vec<u8>> = vec![
+        vec![0xff, 0xfe, b'x'],
+        b"new\nline".to_vec(),
+        "\u{e9}".into(),
+        b" ".to_vec(),
+        vec![b'n'; 255],
+        vec![0xff; 255],
+    ];
     for name in &all {
         fs::write(m.path(OsStr::from_bytes(name)), name).unwrap();
     }

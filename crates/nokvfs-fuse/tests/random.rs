@@ -54,3 +54,29 @@ fn a_file_is_what_was_written() {
         assert!(std::fs::read(m.path(&name)).unwrap() == std::fs::read(other.path(&name)).unwrap());
     }
 }
+
+/// Blocks at random places, each durable when it is answered: what databases do. The chunk is rewritten again and again.
+const SYNCED: &str = r#"
+import os, random, sys
+r = random.Random(5); BLOCKS = 4096
+f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+model = bytearray(BLOCKS * 4096)
+os.ftruncate(f, len(model))
+for step in range(2000):
+    at = r.randrange(BLOCKS) * 4096; data = r.randbytes(4096)
+    assert os.pwrite(f, data, at) == 4096; os.fdatasync(f)
+    model[at:at + 4096] = data
+    at = r.randrange(BLOCKS) * 4096
+    assert os.pread(f, 4096, at) == bytes(model[at:at + 4096]), (step, at)
+os.write(1, __import__('hashlib').sha256(model).hexdigest().encode())
+"#;
+
+#[test]
+fn blocks_that_are_synced_one_by_one_are_what_was_written() {
+    let volume = Volume::new();
+    let m = volume.mount();
+    let digest = python(SYNCED, &[&m.path("db")]);
+    let other = volume.mount();
+    let read = "import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], 'rb').read()).hexdigest(), end='')";
+    assert_eq!(python(read, &[&other.path("db")]), digest);
+}

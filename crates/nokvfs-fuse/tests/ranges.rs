@@ -124,6 +124,22 @@ fn a_mapping_sees_the_hole_and_its_dirty_pages_go_or_stay_by_order() {
     assert_eq!(&fs::read(m.path("f")).unwrap()[4096..4108], b"\0\0\0\0late\0\0\0\0");
 }
 
+#[test]
+fn more_holes_than_a_chunk_has_room_for() {
+    const PIECES: u64 = 700;
+    let volume = Volume::new();
+    let (m, other) = (volume.mount(), volume.mount());
+    let file = filled(&m, "f", PIECES as usize * 1000);
+    let mut wanted = vec![b'x'; PIECES as usize * 1000];
+    for piece in 0..PIECES {
+        let at = piece * 1000 + 300;
+        fallocate(&file, PUNCH, at, 400).unwrap();
+        wanted[at as usize..][..400].fill(0);
+    }
+    assert!(fs::read(m.path("f")).unwrap() == wanted);
+    assert!(fs::read(other.path("f")).unwrap() == wanted);
+}
+
 /// Regression: they were taken for a hole, which a copy that looks for holes would have left out.
 #[test]
 fn pages_that_a_mapping_changed_are_data() {
