@@ -313,6 +313,12 @@ impl OpenFile {
         self.progress.notify_waiters();
     }
 
+    /// Looks at what is published now, also where this mount has unpublished writes; those stay on top.
+    pub async fn look_again(&self, ctx: &RequestContext) -> Result<Attr, BodyError> {
+        self.refresh(ctx, 0).await?;
+        Ok(self.attr())
+    }
+
     /// Reads the published body's descriptor from `from` on.
     pub(crate) async fn refresh(&self, ctx: &RequestContext, from: u64) -> Result<(), BodyError> {
         // A publish of this mount while the view is on its way makes it useless; a second or third try meets none.
