@@ -91,6 +91,8 @@ pub(crate) struct State {
     pub next_job: u64,
     /// When the last byte was written.
     pub written: Timestamp,
+    /// Where the unpublished bytes begin that were appended; all from there to the end were.
+    pub appended: Option<u64>,
 }
 
 impl State {
@@ -190,6 +192,10 @@ pub struct OpenFile {
     pub(crate) turn: Semaphore,
     /// One append at a time.
     pub(crate) append_turn: Semaphore,
+    /// One publish of appended bytes at a time.
+    pub(crate) appending: Arc<Semaphore>,
+    /// Appended bytes were moved.
+    pub(crate) moved: AtomicBool,
     /// A job's state changed.
     pub(crate) progress: Notify,
     publishing_later: AtomicBool,
@@ -212,6 +218,7 @@ impl OpenFile {
             jobs: BTreeMap::new(),
             next_job: 0,
             written: view.attr.mtime,
+            appended: None,
         };
         let inode = view.attr.inode;
         state.take(0, view);
@@ -221,6 +228,8 @@ impl OpenFile {
             state: Mutex::new(state),
             turn: Semaphore::new(1),
             append_turn: Semaphore::new(1),
+            appending: Arc::new(Semaphore::new(1)),
+            moved: AtomicBool::new(false),
             progress: Notify::new(),
             publishing_later: AtomicBool::new(false),
             early: Mutex::new(None),
@@ -306,6 +315,7 @@ impl OpenFile {
         // Uploads that pause hold room of the stage.
         std::mem::take(&mut state.jobs).values().for_each(|job| job.retry.notify_one());
         state.slices.clear();
+        state.appended = None;
         state.forget_base();
         state.epoch += 1;
         self.bodies.mark(self, false);

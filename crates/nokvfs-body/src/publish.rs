@@ -58,6 +58,7 @@ impl OpenFile {
     }
 
     pub(crate) async fn publish_all(self: &Arc<Self>, ctx: &RequestContext) -> Result<Attr, BodyError> {
+        let _appending = self.begin_append(ctx).await?;
         let (target, sealed, failures) = {
             let mut state = self.state.lock();
             if !state.is_dirty() {
@@ -197,6 +198,7 @@ impl OpenFile {
         let mut state = self.state.lock();
         state.changed(attr);
         state.settle(step);
+        state.note_published();
         for chunk in step.rewritten.keys() {
             state.base.remove(chunk * CHUNK_SIZE..(chunk + 1) * CHUNK_SIZE);
             state.known.lay(chunk * CHUNK_SIZE, CHUNK_SIZE, ());
@@ -229,6 +231,8 @@ impl OpenFile {
             Ok(attr) => {
                 state.changed(attr);
                 state.cut(size);
+                // What is left of it is not all that follows.
+                state.appended = None;
                 self.bodies.mark(self, state.is_dirty());
                 let attr = state.overlaid();
                 drop(state);
@@ -320,7 +324,7 @@ impl State {
     }
 
     /// Cuts off what is at and after `size`.
-    fn cut(&mut self, size: u64) {
+    pub(crate) fn cut(&mut self, size: u64) {
         self.live.remove(size..u64::MAX);
         self.base.remove(size..u64::MAX);
         self.known.lay(size, u64::MAX - size, ());

@@ -163,7 +163,7 @@ impl Core {
         }
         if mode.append {
             let at = handle.file.append(&ctx, data).await?;
-            if at != offset {
+            if handle.file.take_moved() || at != offset {
                 // The kernel put the bytes where it believed the end to be.
                 self.forget_pages(inode);
             }
@@ -172,6 +172,10 @@ impl Core {
         }
         if mode.sync {
             handle.file.sync(&ctx).await?;
+            if handle.file.take_moved() {
+                // Not awaited: the kernel holds the pages of this write.
+                self.forget_pages(inode);
+            }
         }
         Ok(written)
     }
@@ -196,18 +200,26 @@ impl Core {
         };
         match file {
             Some(file) if file.is_unsettled() && (writable || !file.is_dirty()) && !self.opens.is_orphan(inode) => {
-                file.sync(&ctx).await?;
-                Ok(())
+                self.sync(&ctx, &file).await
             }
             _ => Ok(()),
         }
     }
 
-    pub(crate) async fn fsync(self: Arc<Self>, ctx: RequestContext, inode: InodeId) -> OpResult<()> {
-        if let Some(file) = self.bodies.find(inode).filter(|file| file.is_unsettled()) {
-            file.sync(&ctx).await?;
+    /// Publishes a file. Has the kernel look again at what it appended if that is elsewhere now.
+    pub(crate) async fn sync(&self, ctx: &RequestContext, file: &Arc<OpenFile>) -> OpResult<()> {
+        let synced = file.sync(ctx).await;
+        if file.take_moved() {
+            self.drop_pages(ctx, file.inode()).await?;
         }
-        Ok(())
+        Ok(synced.map(drop)?)
+    }
+
+    pub(crate) async fn fsync(self: Arc<Self>, ctx: RequestContext, inode: InodeId) -> OpResult<()> {
+        match self.bodies.find(inode).filter(|file| file.is_unsettled()) {
+            Some(file) => self.sync(&ctx, &file).await,
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn seek(

@@ -82,7 +82,7 @@ impl Core {
 
     async fn publish(&self, ctx: &RequestContext, inode: InodeId) -> OpResult<()> {
         match self.bodies.find(inode) {
-            Some(file) if file.is_dirty() && !self.opens.is_orphan(inode) => Ok(file.sync(ctx).await.map(drop)?),
+            Some(file) if file.is_dirty() && !self.opens.is_orphan(inode) => self.sync(ctx, &file).await,
             _ => Ok(()),
         }
     }
