@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nokvfs_meta::service::{GiveUp, RequestContext};
-use nokvfs_types::{Attr, BLOCK_SIZE, Lock, LockKind, LockOwner, LockRange, LockType, MetaError};
+use nokvfs_types::{Attr, BLOCK_SIZE, InodeId, Lock, LockKind, LockOwner, LockRange, LockType, MetaError};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::file::{Active, OpenFile, Source, State};
 use crate::ranges::RangeMap;
 use crate::stage::{StageBlock, pages_of_new};
+use crate::store::Bodies;
 use crate::uploads::background;
 use crate::write::blocks;
 use crate::{BodyError, ReadStream};
@@ -25,7 +26,8 @@ const UNPUBLISHED_MAX: u64 = 2 * BLOCK_SIZE;
 /// How long the server may take to hear that the append lock is free.
 const GIVE_BACK: Duration = Duration::from_secs(60);
 
-/// The file's append lock. Given back when it is dropped, in the background.
+/// The file's append lock. When it is dropped it is given back, in the background, unless it is not known whether the
+/// last publish took effect: then the file keeps it, and publishes the same bytes at the same place again.
 pub(crate) struct Appending {
     file: Arc<OpenFile>,
     turn: Option<OwnedSemaphorePermit>,
@@ -33,16 +35,29 @@ pub(crate) struct Appending {
 
 impl Drop for Appending {
     fn drop(&mut self) {
-        let (file, turn) = (self.file.clone(), self.turn.take());
-        self.file.bodies.runtime.spawn(async move {
-            let ctx = RequestContext { deadline: Instant::now() + GIVE_BACK, ..background() };
-            if let Err(error) = file.bodies.service.lock(&ctx, file.append_lock(LockType::Unlock), None).await {
-                tracing::warn!(inode = %file.inode(), %error, "the append lock was not given back");
-            }
-            // The next one of this mount must not be given back with this one.
-            drop(turn);
-        });
+        let Some(turn) = self.turn.take() else { return };
+        if self.file.state.lock().unsure {
+            *self.file.kept.lock() = Some(turn);
+        } else {
+            give_back(&self.file.bodies, self.file.inode(), turn);
+        }
     }
+}
+
+/// Gives the append lock back. The turn ends after it: the next one of this mount must not be given back with this one.
+fn give_back(bodies: &Arc<Bodies>, inode: InodeId, turn: OwnedSemaphorePermit) {
+    let (service, runtime) = (bodies.service.clone(), &bodies.runtime);
+    runtime.spawn(async move {
+        let ctx = RequestContext { deadline: Instant::now() + GIVE_BACK, ..background() };
+        if let Err(error) = service.lock(&ctx, append_lock(inode, LockType::Unlock), None).await {
+            tracing::warn!(%inode, %error, "the append lock was not given back");
+        }
+        drop(turn);
+    });
+}
+
+fn append_lock(inode: InodeId, lock_type: LockType) -> Lock {
+    Lock { inode, owner: LockOwner(0), kind: LockKind::Append, range: LockRange::WHOLE, lock_type, pid: 0 }
 }
 
 impl OpenFile {
@@ -53,6 +68,10 @@ impl OpenFile {
 
     /// Before a publish: makes appended bytes begin at the end of the file, and keeps other mounts from appending.
     pub(crate) async fn begin_append(self: &Arc<Self>, ctx: &RequestContext) -> Result<Option<Appending>, BodyError> {
+        if let Some(turn) = self.kept.lock().take() {
+            // Nobody has appended since the publish whose answer is missing: the same again.
+            return Ok(Some(Appending { file: self.clone(), turn: Some(turn) }));
+        }
         if self.state.lock().appended.is_none() {
             return Ok(None);
         }
@@ -62,7 +81,8 @@ impl OpenFile {
         let give_up: GiveUp = Box::pin(tokio::time::sleep_until(ctx.deadline.into()));
         // From here on it is given back, whatever comes.
         let appending = Appending { file: self.clone(), turn: Some(turn) };
-        match self.bodies.service.lock(ctx, self.append_lock(LockType::Exclusive), Some(give_up)).await {
+        let lock = append_lock(self.inode(), LockType::Exclusive);
+        match self.bodies.service.lock(ctx, lock, Some(give_up)).await {
             Err(MetaError::Interrupted) => return Err(late()),
             answer => answer?,
         }
@@ -75,9 +95,11 @@ impl OpenFile {
         Ok(Some(appending))
     }
 
-    fn append_lock(&self, lock_type: LockType) -> Lock {
-        let (kind, range) = (LockKind::Append, LockRange::WHOLE);
-        Lock { inode: self.inode(), owner: LockOwner(0), kind, range, lock_type, pid: 0 }
+    /// Gives the append lock back if the file keeps it: what it was kept for is given up.
+    pub(crate) fn end_append(&self) {
+        if let Some(turn) = self.kept.lock().take() {
+            give_back(&self.bodies, self.inode(), turn);
+        }
     }
 
     /// Whether so much is appended and unpublished that it is to be published now.
@@ -202,8 +224,14 @@ impl State {
         }
     }
 
+    /// Something is about to be published.
+    pub(crate) fn note_sent(&mut self) {
+        self.unsure |= self.appended.is_some();
+    }
+
     /// Something was published.
     pub(crate) fn note_published(&mut self) {
+        self.unsure = false;
         let left = self.appended.and_then(|base| self.live.within(base..u64::MAX).next());
         self.appended = left.map(|span| span.start);
     }

@@ -62,6 +62,7 @@ impl OpenFile {
         let (target, sealed, failures) = {
             let mut state = self.state.lock();
             if !state.is_dirty() {
+                state.unsure = false;
                 return Ok(state.attr.clone());
             }
             let sealed = self.seal_all(&mut state);
@@ -149,6 +150,7 @@ impl OpenFile {
                 written: step.written,
                 extents: extents.clone(),
             };
+            self.state.lock().note_sent();
             match self.change(ctx, Mutation::Publish(publish)).await {
                 Ok(attr) => {
                     // It came after the file's creation and is durable.
@@ -159,6 +161,7 @@ impl OpenFile {
                 }
                 Err(error) => {
                     if !error.is_uncertain() {
+                        self.state.lock().unsure = false;
                         named.iter().for_each(|(slice, before)| slice.refused(*before));
                     }
                     match error {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nokvfs_types::{BLOCK_SIZE, InodeId};
+use nokvfs_types::{BLOCK_SIZE, InodeId, MetaError};
 
 use super::{Volume, bytes, ctx, read_all};
 use crate::{Bodies, OpenFile};
@@ -100,6 +100,47 @@ async fn a_file_that_was_cut_is_appended_to_at_its_new_end() {
     b.sync(&ctx()).await.unwrap();
     assert_eq!(stored(&volume).await, b"0123end");
     assert_eq!(read_all(&b).await, b"0123end");
+}
+
+#[tokio::test]
+async fn an_append_whose_answer_was_lost_is_there_once_and_nobody_gets_in_between() {
+    for took_effect in [false, true] {
+        let volume = Volume::new();
+        let (one, two) = (volume.mount(), volume.mount());
+        let a = volume.create(&one, FILE.0);
+        let b = open(&two).await;
+        a.append(&ctx(), "one ".into()).await.unwrap();
+        volume.metadata.fail_publish(took_effect, MetaError::Deadline("test".into()));
+        a.sync(&ctx()).await.unwrap_err();
+        b.append(&ctx(), "two ".into()).await.unwrap();
+        // It waits until the first one knows.
+        let waiting = tokio::spawn({
+            let b = b.clone();
+            async move { b.sync(&ctx()).await.map(drop) }
+        });
+        a.append(&ctx(), "one more ".into()).await.unwrap();
+        a.sync(&ctx()).await.unwrap();
+        waiting.await.unwrap().unwrap();
+        let text = String::from_utf8(stored(&volume).await).unwrap();
+        assert!(["one one more two ", "one two one more "].contains(&&*text), "{took_effect}: {text}");
+        assert_eq!(read_all(&a).await.len(), text.len() - if text.ends_with("two ") { 4 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn a_refused_append_goes_to_the_end_of_later() {
+    let volume = Volume::new();
+    let (one, two) = (volume.mount(), volume.mount());
+    let a = volume.create(&one, FILE.0);
+    let b = open(&two).await;
+    a.append(&ctx(), "one".into()).await.unwrap();
+    volume.metadata.fail_publish(false, MetaError::QuotaExceeded("test".into()));
+    a.sync(&ctx()).await.unwrap_err();
+    b.append(&ctx(), "two ".into()).await.unwrap();
+    b.sync(&ctx()).await.unwrap();
+    a.sync(&ctx()).await.unwrap();
+    let text = String::from_utf8(stored(&volume).await).unwrap();
+    assert!(["two one", "onetwo "].contains(&&*text), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
