@@ -84,7 +84,7 @@ async fn appends_stay_where_something_else_was_written_among_them() {
     b.append(&ctx(), "b".into()).await.unwrap();
     b.sync(&ctx()).await.unwrap();
     a.sync(&ctx()).await.unwrap();
-    assert_eq!(stored(&volume).await, b"0123\0\06789");
+    assert_eq!(stored(&volume).await, b"0123\x00\x006789");
 }
 
 #[tokio::test]
