@@ -15,7 +15,7 @@ use nokvfs_types::{
     Attr, BodyView, CHUNK_SIZE, Caller, Extent, InodeId, MetaError, Mutation, OpId, Timestamp, Version,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::BodyError;
 use crate::frames::SlicePart;
@@ -91,6 +91,10 @@ pub(crate) struct State {
     pub next_job: u64,
     /// When the last byte was written.
     pub written: Timestamp,
+    /// Where the unpublished bytes begin that were appended; all from there to the end were.
+    pub appended: Option<u64>,
+    /// Appended bytes were sent to be published, and whether they were is not known.
+    pub unsure: bool,
 }
 
 impl State {
@@ -191,6 +195,12 @@ pub struct OpenFile {
     pub(crate) turn: Semaphore,
     /// One append at a time.
     pub(crate) append_turn: Semaphore,
+    /// One publish of appended bytes at a time.
+    pub(crate) appending: Arc<Semaphore>,
+    /// The append lock, with the turn to publish, after a publish of which it is not known whether it took effect.
+    pub(crate) kept: Mutex<Option<OwnedSemaphorePermit>>,
+    /// Appended bytes were moved.
+    pub(crate) moved: AtomicBool,
     /// A job's state changed.
     pub(crate) progress: Notify,
     publishing_later: AtomicBool,
@@ -213,6 +223,8 @@ impl OpenFile {
             jobs: BTreeMap::new(),
             next_job: 0,
             written: view.attr.mtime,
+            appended: None,
+            unsure: false,
         };
         let inode = view.attr.inode;
         state.take(0, view);
@@ -222,6 +234,9 @@ impl OpenFile {
             state: Mutex::new(state),
             turn: Semaphore::new(1),
             append_turn: Semaphore::new(1),
+            appending: Arc::new(Semaphore::new(1)),
+            kept: Mutex::default(),
+            moved: AtomicBool::new(false),
             progress: Notify::new(),
             publishing_later: AtomicBool::new(false),
             early: Mutex::new(None),
@@ -307,11 +322,19 @@ impl OpenFile {
         // Uploads that pause hold room of the stage.
         std::mem::take(&mut state.jobs).values().for_each(|job| job.retry.notify_one());
         state.slices.clear();
+        (state.appended, state.unsure) = (None, false);
         state.forget_base();
         state.epoch += 1;
         self.bodies.mark(self, false);
         drop(state);
+        self.end_append();
         self.progress.notify_waiters();
+    }
+
+    /// Looks at what is published now, also where this mount has unpublished writes; those stay on top.
+    pub async fn look_again(&self, ctx: &RequestContext) -> Result<Attr, BodyError> {
+        self.refresh(ctx, 0).await?;
+        Ok(self.attr())
     }
 
     /// Reads the published body's descriptor from `from` on.
@@ -388,6 +411,7 @@ impl State {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
+        self.end_append();
         self.bodies.forget(self.inode);
     }
 }

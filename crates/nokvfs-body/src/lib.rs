@@ -8,6 +8,7 @@
 //! the object store; [`OpenFile::sync`] answers success only when all that was written before is published; stage and
 //! cache stay within [`BodyOptions`]; no lock is held across a request.
 
+mod append;
 mod codec;
 mod compact;
 mod errors;

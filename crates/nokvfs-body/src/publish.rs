@@ -60,9 +60,11 @@ impl OpenFile {
     }
 
     pub(crate) async fn publish_all(self: &Arc<Self>, ctx: &RequestContext) -> Result<Attr, BodyError> {
+        let _appending = self.begin_append(ctx).await?;
         let (target, sealed, failures) = {
             let mut state = self.state.lock();
             if !state.is_dirty() {
+                state.unsure = false;
                 return Ok(state.attr.clone());
             }
             let sealed = self.seal_all(&mut state);
@@ -168,6 +170,7 @@ impl OpenFile {
                 written: step.written,
                 extents: extents.clone(),
             };
+            self.state.lock().note_sent();
             failpoint!("body.publishing");
             match self.change(ctx, Mutation::Publish(publish)).await {
                 Ok(attr) => {
@@ -180,6 +183,7 @@ impl OpenFile {
                 }
                 Err(error) => {
                     if !error.is_uncertain() {
+                        self.state.lock().unsure = false;
                         named.iter().for_each(|(slice, before)| slice.refused(*before));
                     }
                     match error {
@@ -230,6 +234,7 @@ impl OpenFile {
         let mut state = self.state.lock();
         state.changed(attr);
         state.settle(step);
+        state.note_published();
         for chunk in step.rewritten.keys() {
             state.base.remove(chunk * CHUNK_SIZE..(chunk + 1) * CHUNK_SIZE);
             state.known.lay(chunk * CHUNK_SIZE, CHUNK_SIZE, ());
@@ -253,10 +258,7 @@ impl OpenFile {
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
         failpoint!("body.truncating");
         let result = self.change_or_restore(ctx, Mutation::SetAttr { inode: self.inode(), set }).await;
-        self.unmapped(result, |state| {
-            state.unmap_unpublished(size..u64::MAX);
-            state.unmap_published(size..u64::MAX);
-        })
+        self.unmapped(result, |state| state.cut(size))
     }
 
     /// Takes the answer to a change that unmapped a part of the body; `unmap` does the same here.
@@ -272,6 +274,8 @@ impl OpenFile {
                 state.written = state.written.max(attr.mtime);
                 state.changed(attr);
                 unmap(&mut state);
+                // What is left of it is not all that follows.
+                state.appended = None;
                 self.bodies.mark(self, state.is_dirty());
                 let attr = state.overlaid();
                 drop(state);
@@ -360,6 +364,12 @@ impl State {
         for job in &step.jobs {
             self.jobs.remove(job);
         }
+    }
+
+    /// Cuts off what is at and after `size`.
+    pub(crate) fn cut(&mut self, size: u64) {
+        self.unmap_unpublished(size..u64::MAX);
+        self.unmap_published(size..u64::MAX);
     }
 
     /// Forgets unpublished bytes of a range.

@@ -28,7 +28,7 @@ impl OpenFile {
     pub async fn write(self: &Arc<Self>, ctx: &RequestContext, offset: u64, data: Bytes) -> Result<(), BodyError> {
         let mut at = offset;
         for piece in pieces(data) {
-            self.put(ctx, Some(at), &piece).await?;
+            self.put(ctx, Some(at), &piece, false).await?;
             at = at.saturating_add(piece.len() as u64);
         }
         Ok(())
@@ -36,6 +36,10 @@ impl OpenFile {
 
     /// Writes at the end (`O_APPEND`), in one piece among this mount's appends; answers where.
     pub async fn append(self: &Arc<Self>, ctx: &RequestContext, data: Bytes) -> Result<u64, BodyError> {
+        if self.has_appended_enough() {
+            // Before anything is staged: an error is one of the write.
+            self.publish_all(ctx).await?;
+        }
         let turn = tokio::time::timeout_at(ctx.deadline.into(), self.append_turn.acquire());
         let Ok(Ok(_turn)) = turn.await else {
             return Err(BodyError::Deadline("waiting for another append"));
@@ -45,7 +49,7 @@ impl OpenFile {
         }
         let (mut first, mut next) = (None, None);
         for piece in pieces(data) {
-            let at = self.put(ctx, next, &piece).await?;
+            let at = self.put(ctx, next, &piece, true).await?;
             first.get_or_insert(at);
             next = Some(at + piece.len() as u64);
         }
@@ -53,7 +57,13 @@ impl OpenFile {
     }
 
     /// Writes at most a block, at the end if no place is given.
-    async fn put(self: &Arc<Self>, ctx: &RequestContext, at: Option<u64>, data: &Bytes) -> Result<u64, BodyError> {
+    async fn put(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        at: Option<u64>,
+        data: &Bytes,
+        append: bool,
+    ) -> Result<u64, BodyError> {
         let len = data.len() as u64;
         let stage = &self.bodies.stage;
         let mut permit: Option<OwnedSemaphorePermit> = None;
@@ -66,7 +76,13 @@ impl OpenFile {
                 }
                 let need = state.pages_needed(offset, len);
                 if let Some(permit) = permit.as_mut().filter(|permit| permit.num_permits() >= need as usize) {
+                    let fresh = offset == state.attr.size && state.live.end() <= offset;
                     let sealed = self.place(&mut state, offset, data, permit);
+                    if append {
+                        state.note_append(offset, fresh);
+                    } else {
+                        state.note_write(offset + len);
+                    }
                     self.bodies.mark(self, state.is_dirty());
                     drop(state);
                     self.start_all(sealed?);
@@ -230,7 +246,7 @@ fn pieces(mut data: Bytes) -> impl Iterator<Item = Bytes> {
 }
 
 /// The blocks that a range touches, each with the position in it and the length there.
-fn blocks(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64, u64)> {
+pub(crate) fn blocks(offset: u64, len: u64) -> impl Iterator<Item = (u64, u64, u64)> {
     let end = offset + len;
     let mut next = offset;
     std::iter::from_fn(move || {

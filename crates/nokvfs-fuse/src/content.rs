@@ -164,7 +164,7 @@ impl Core {
         }
         if mode.append {
             let at = handle.file.append(&ctx, data).await?;
-            if at != offset {
+            if handle.file.take_moved() || at != offset {
                 // The kernel put the bytes where it believed the end to be.
                 drop(self.forget_pages(inode));
             }
@@ -173,6 +173,10 @@ impl Core {
         }
         if mode.sync {
             handle.file.sync(&ctx).await?;
+            if handle.file.take_moved() {
+                // Not awaited: the kernel holds the pages of this write.
+                self.forget_pages(inode);
+            }
         }
         Ok(written)
     }
@@ -197,18 +201,26 @@ impl Core {
         };
         match file {
             Some(file) if file.is_unsettled() && (writable || !file.is_dirty()) && !self.opens.is_orphan(inode) => {
-                file.sync(&ctx).await?;
-                Ok(())
+                self.sync(&ctx, &file).await
             }
             _ => Ok(()),
         }
     }
 
-    pub(crate) async fn fsync(self: Arc<Self>, ctx: RequestContext, inode: InodeId) -> OpResult<()> {
-        if let Some(file) = self.bodies.find(inode).filter(|file| file.is_unsettled()) {
-            file.sync(&ctx).await?;
+    /// Publishes a file. Has the kernel look again at what it appended if that is elsewhere now.
+    pub(crate) async fn sync(&self, ctx: &RequestContext, file: &Arc<OpenFile>) -> OpResult<()> {
+        let synced = file.sync(ctx).await;
+        if file.take_moved() {
+            self.drop_pages(ctx, file.inode()).await?;
         }
-        Ok(())
+        Ok(synced.map(drop)?)
+    }
+
+    pub(crate) async fn fsync(self: Arc<Self>, ctx: RequestContext, inode: InodeId) -> OpResult<()> {
+        match self.bodies.find(inode).filter(|file| file.is_unsettled()) {
+            Some(file) => self.sync(&ctx, &file).await,
+            None => Ok(()),
+        }
     }
 
     /// fallocate(2). Moving a file's end part (`FALLOC_FL_COLLAPSE_RANGE`, `_INSERT_RANGE`) is refused.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fuser::INodeNo;
+use nokvfs_body::OpenFile;
 use nokvfs_meta::service::{GiveUp, RequestContext};
 use nokvfs_types::{HeldLock, InodeId, Lock, LockKind, LockOwner, LockRange, LockType, MetaError};
 
@@ -50,16 +51,16 @@ impl Core {
     }
 
     async fn lock(&self, ctx: &RequestContext, number: u64, lock: Lock, give_up: Option<GiveUp>) -> OpResult<()> {
-        if lock.lock_type != LockType::Unlock {
-            // First of all: while nothing was waited for, the handle can't be gone. A predecessor's is opened again.
-            self.handle(ctx, lock.inode, number).await?;
-        }
-        if lock.lock_type != LockType::Exclusive {
+        if lock.lock_type == LockType::Unlock {
             // What was written under the lock must be there for the next one.
             self.publish(ctx, lock.inode).await?;
-        }
-        if lock.lock_type == LockType::Unlock {
             return Ok(self.service.lock(ctx, lock, None).await?);
+        }
+        // First of all: while nothing was waited for, the handle can't be gone. A predecessor's is opened again.
+        let file = Arc::clone(&self.handle(ctx, lock.inode, number).await?.file);
+        if lock.lock_type == LockType::Shared {
+            // Others may share it from now on.
+            self.publish(ctx, lock.inode).await?;
         }
         self.lockers.settled(lock.inode).await;
         self.service.lock(ctx, lock, give_up).await?;
@@ -68,7 +69,7 @@ impl Core {
         }
         let fresh = RequestContext { deadline: Instant::now() + self.options.request_deadline, ..ctx.clone() };
         let seen = if self.handles.file(number).is_some() {
-            self.refresh(&fresh, lock.inode).await
+            self.refresh(&fresh, &file).await
         } else {
             // It was closed meanwhile, and its locks went then.
             Err(Refusal::Errno(libc::EBADF))
@@ -81,34 +82,38 @@ impl Core {
 
     async fn publish(&self, ctx: &RequestContext, inode: InodeId) -> OpResult<()> {
         match self.bodies.find(inode) {
-            Some(file) if file.is_dirty() && !self.opens.is_orphan(inode) => Ok(file.sync(ctx).await.map(drop)?),
+            Some(file) if file.is_dirty() && !self.opens.is_orphan(inode) => self.sync(ctx, &file).await,
             _ => Ok(()),
         }
     }
 
     /// Lets whoever got a lock see what others wrote under theirs.
-    async fn refresh(&self, ctx: &RequestContext, inode: InodeId) -> OpResult<()> {
-        let version = self.bodies.open(ctx, inode).await?.attr().version;
-        if self.pages.get(&inode) == Some(version) {
-            return Ok(());
+    async fn refresh(&self, ctx: &RequestContext, file: &OpenFile) -> OpResult<()> {
+        let version = file.look_again(ctx).await?.version;
+        if self.pages.get(&file.inode()) != Some(version) {
+            self.drop_pages(ctx, file.inode()).await?;
+            self.pages.insert(file.inode(), version);
         }
+        Ok(())
+    }
+
+    /// Has the kernel drop an inode's pages and attributes, and waits for it. Not for requests during which the kernel
+    /// holds pages: it waits for those, and pages that are being read are answered by requests of their own.
+    pub(crate) async fn drop_pages(&self, ctx: &RequestContext, inode: InodeId) -> OpResult<()> {
         let notifier = self.notifier.lock().clone();
         let Some(notifier) = notifier else { return Ok(()) };
-        // It waits for pages that are being read, which requests of their own answer.
         let dropped = tokio::task::spawn_blocking(move || notifier.inval_inode(INodeNo(inode.0), 0, 0));
         match tokio::time::timeout_at(ctx.deadline.into(), dropped).await {
-            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Ok(()))) => Ok(()),
             // The kernel does not know it: it has no pages.
-            Ok(Ok(Err(error))) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Ok(Ok(Err(error))) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             Ok(Ok(Err(error))) => {
-                tracing::warn!(inode = inode.0, "can't drop pages for a lock: {error}");
-                return Err(Refusal::Errno(libc::EIO));
+                tracing::warn!(inode = inode.0, "can't drop pages: {error}");
+                Err(Refusal::Errno(libc::EIO))
             }
-            Ok(Err(_)) => return Err(Refusal::Panicked),
-            Err(_) => return Err(Refusal::Overdue),
+            Ok(Err(_)) => Err(Refusal::Panicked),
+            Err(_) => Err(Refusal::Overdue),
         }
-        self.pages.insert(inode, version);
-        Ok(())
     }
 
     /// close(2): publishes, then gives back the POSIX locks that the process had in the file.

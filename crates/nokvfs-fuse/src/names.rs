@@ -161,7 +161,7 @@ impl Core {
             && let Some(file) = self.bodies.find(inode).filter(|file| file.is_dirty())
         {
             // What was written before must not bring its own, later published time.
-            file.sync(&ctx).await?;
+            self.sync(&ctx, &file).await?;
         }
         let attr = match latest {
             Some(attr) if set == SetAttr::default() => attr,

@@ -138,6 +138,38 @@ fn appends_go_where_another_mount_ended() {
 }
 
 #[test]
+fn records_that_two_mounts_append_and_sync_are_all_there_whole() {
+    let volume = Volume::new();
+    let (one, two) = (volume.mount(), volume.mount());
+    let appends = "import os, sys\n\
+                   f = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n\
+                   for i in range(20):\n\
+                   \x20   os.write(f, f'{os.getpid()} {i} {\"x\" * (i * 331 % 3000)} .\\n'.encode())\n\
+                   \x20   if i % 2: os.fsync(f)\n\
+                   \x20   if i % 5 == 0: os.fdatasync(f)\n";
+    let children = [&one, &two, &one, &two]
+        .map(|m| std::process::Command::new("python3").arg("-c").arg(appends).arg(m.path("log")).spawn().unwrap());
+    let mut expected = Vec::new();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+        expected.extend((0..20).map(|i| format!("{} {i} {} .", child.id(), "x".repeat(i * 331 % 3000))));
+    }
+    expected.sort_unstable();
+    for m in [&one, &two, &volume.mount()] {
+        let text = fs::read_to_string(m.path("log")).unwrap();
+        let mut found: Vec<_> = text.lines().map(str::to_owned).collect();
+        // Those of one writer are in its order.
+        let of = |line: &String| line.split(' ').take(2).map(|part| part.parse().unwrap()).collect::<Vec<u32>>();
+        let order: Vec<_> = found.iter().map(of).collect();
+        for (at, record) in order.iter().enumerate() {
+            assert!(order[..at].iter().all(|earlier| earlier[0] != record[0] || earlier[1] < record[1]));
+        }
+        found.sort_unstable();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
 fn mappings_read_and_write() {
     let volume = Volume::new();
     let m = volume.mount();

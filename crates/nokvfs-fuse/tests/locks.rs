@@ -348,6 +348,27 @@ fn what_is_written_under_a_lock_is_read_under_the_next() {
 }
 
 #[test]
+fn a_lock_shows_what_others_wrote_also_beside_unpublished_writes() {
+    let volume = Volume::new();
+    let (one, two) = (volume.mount(), volume.mount());
+    std::fs::write(one.path("f"), "old".repeat(100)).unwrap();
+    let (mut a, mut b) = (Locker::on(&one.path("f")), Locker::on(&two.path("f")));
+    assert_eq!((a.run("read f 3 0"), b.run("read f 3 0")), ("old".into(), "old".into()));
+    assert_eq!(a.run("write f mine 100"), "ok");
+    assert_eq!(b.run("lock f ex 0 3"), "ok");
+    assert_eq!(b.run("write f new 0"), "ok");
+    assert_eq!(b.run("write f end 300"), "ok");
+    assert_eq!(b.run("lock f un 0 3"), "ok");
+    assert_eq!(a.run("lock f ex 0 3"), "ok");
+    assert_eq!(a.run("read f 6 0"), "newold");
+    assert_eq!(a.run("read f 6 299"), "dend");
+    assert_eq!(a.run("read f 4 100"), "mine");
+    assert_eq!(a.run("lock f un 0 3"), "ok");
+    assert_eq!(b.run("lock f sh 100 3"), "ok");
+    assert_eq!(b.run("read f 4 100"), "mine");
+}
+
+#[test]
 fn the_tools_of_every_day_work() {
     let volume = Volume::new();
     let (one, two) = (volume.mount(), volume.mount());

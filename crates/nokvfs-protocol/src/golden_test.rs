@@ -158,7 +158,7 @@ fn mutations() -> Vec<(&'static str, Mutation)> {
 fn lock(kind: LockKind, lock_type: LockType) -> Lock {
     let range = match kind {
         LockKind::Posix => LockRange { start: 10, end: LockRange::MAX },
-        LockKind::Flock => LockRange::WHOLE,
+        LockKind::Flock | LockKind::Append => LockRange::WHOLE,
     };
     Lock { inode: InodeId(99), owner: LockOwner(u64::MAX - 1), kind, range, lock_type, pid: 4711 }
 }
@@ -200,6 +200,7 @@ pub(crate) fn calls() -> Vec<(&'static str, Call)> {
         ("rollback_volume", Call::RollbackVolume(volume(), "s".into())),
         ("set_lock", Call::SetLock(session(), 3, lock(LockKind::Posix, LockType::Exclusive))),
         ("unlock", Call::SetLock(session(), 3, lock(LockKind::Posix, LockType::Unlock))),
+        ("append_lock", Call::SetLock(session(), 3, lock(LockKind::Append, LockType::Exclusive))),
         ("test_lock", Call::TestLock(session(), lock(LockKind::Posix, LockType::Shared))),
         ("wait_lock", Call::WaitLock(session(), 3, wait(None))),
         ("wait_lock_again", Call::WaitLock(session(), 3, wait(Some(LockPlace(1 << 50))))),

@@ -7,13 +7,15 @@ use crate::InodeId;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LockOwner(pub u64);
 
-/// The two families of locks. They do not see each other.
+/// The families of locks. They do not see each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LockKind {
     /// fcntl(2): ranges, split and merged per owner.
     Posix,
     /// flock(2): the whole file, whatever the range says.
     Flock,
+    /// Of the mounts themselves: one at a time publishes what was appended. The whole file.
+    Append,
 }
 
 /// What is asked for, or held (`l_type` of fcntl(2)).
@@ -62,7 +64,7 @@ pub struct Lock {
     pub owner: LockOwner,
     /// Which family.
     pub kind: LockKind,
-    /// Which bytes; of [`LockKind::Flock`] always [`LockRange::WHOLE`].
+    /// Which bytes; of all but [`LockKind::Posix`] always [`LockRange::WHOLE`].
     pub range: LockRange,
     /// What.
     pub lock_type: LockType,

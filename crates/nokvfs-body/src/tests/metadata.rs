@@ -9,9 +9,9 @@ use bytes::Bytes;
 use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext};
 use nokvfs_object::{MemoryStore, ObjectStore};
 use nokvfs_types::{
-    Ack, Applied, Attr, BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, Fallocate, FileKind, FsStat, InodeId,
-    MAX_CHUNK_EXTENTS, MetaError, MountId, Mutation, Name, Publish, SliceId, Timestamp, UploadId, Version, VolumeId,
-    VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
+    Ack, Applied, Attr, BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, Fallocate, FileKind, FsStat, InodeId, Lock, LockKind,
+    LockType, MAX_CHUNK_EXTENTS, MetaError, MountId, Mutation, Name, Publish, SliceId, Timestamp, UploadId, Version,
+    VolumeId, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
 };
 use parking_lot::Mutex;
 
@@ -20,6 +20,7 @@ pub(super) struct Metadata {
     volume: VolumeInfo,
     objects: Arc<MemoryStore>,
     state: Mutex<State>,
+    unlocked: tokio::sync::Notify,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +37,7 @@ struct State {
     /// Answers of the next publishes: fail before or after taking effect.
     faults: VecDeque<(bool, MetaError)>,
     views: u64,
+    appending: BTreeSet<InodeId>,
     restored: Vec<(InodeId, u32)>,
 }
 
@@ -58,7 +60,7 @@ impl Metadata {
             sessions: 1,
             origins: Vec::new(),
         };
-        Arc::new(Self { volume, objects, state: Mutex::default() })
+        Arc::new(Self { volume, objects, state: Mutex::default(), unlocked: tokio::sync::Notify::new() })
     }
 
     pub fn create(&self, inode: u64) -> BodyView {
@@ -362,20 +364,35 @@ impl MetadataService for Metadata {
         Ok(FsStat { used_bytes: 0, total_bytes: 0, used_inodes: 0, total_inodes: 0 })
     }
 
+    /// One at a time: a mount asks only once for the same lock.
     async fn lock(
         &self,
         _: &RequestContext,
-        lock: nokvfs_types::Lock,
-        _: Option<nokvfs_meta::service::GiveUp>,
+        lock: Lock,
+        give_up: Option<nokvfs_meta::service::GiveUp>,
     ) -> MetaResult<()> {
-        Err(MetaError::Invalid(format!("{lock:?}")))
+        assert_eq!(lock.kind, LockKind::Append);
+        if lock.lock_type == LockType::Unlock {
+            self.state.lock().appending.remove(&lock.inode);
+            self.unlocked.notify_waiters();
+            return Ok(());
+        }
+        let mut give_up = give_up.expect("waits");
+        loop {
+            let unlocked = self.unlocked.notified();
+            tokio::pin!(unlocked);
+            unlocked.as_mut().enable();
+            if self.state.lock().appending.insert(lock.inode) {
+                return Ok(());
+            }
+            tokio::select! {
+                () = unlocked => {}
+                () = &mut give_up => return Err(MetaError::Interrupted),
+            }
+        }
     }
 
-    async fn test_lock(
-        &self,
-        _: &RequestContext,
-        lock: nokvfs_types::Lock,
-    ) -> MetaResult<Option<nokvfs_types::HeldLock>> {
+    async fn test_lock(&self, _: &RequestContext, lock: Lock) -> MetaResult<Option<nokvfs_types::HeldLock>> {
         Err(MetaError::Invalid(format!("{lock:?}")))
     }
 

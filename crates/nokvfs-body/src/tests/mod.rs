@@ -1,5 +1,6 @@
 //! Behaviour of bodies against a model, faults and limits.
 
+mod append;
 mod early;
 mod fallocate;
 mod faults;

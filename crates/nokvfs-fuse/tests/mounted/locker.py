@@ -49,6 +49,10 @@ def run(op, *words):
         children.pop(0).wait()
     elif op == "alarm":
         signal.setitimer(signal.ITIMER_REAL, float(words[0]))
+    elif op == "read":
+        return os.pread(files[words[0]], int(words[1]), int(words[2])).decode()
+    elif op == "write":
+        os.pwrite(files[words[0]], words[1].encode(), int(words[2]))
     elif op == "restart":
         signal.siginterrupt(signal.SIGALRM, False)
     elif op == "thread":

@@ -11,6 +11,7 @@ pub(super) fn lock_to_wire(lock: &Lock) -> wire::Lock {
     let kind = match lock.kind {
         LockKind::Posix => wire::LockKind::Posix,
         LockKind::Flock => wire::LockKind::Flock,
+        LockKind::Append => wire::LockKind::Append,
     };
     wire::Lock {
         inode: lock.inode.0,
@@ -28,11 +29,12 @@ pub(super) fn lock_from_wire(lock: Option<wire::Lock>) -> Checked<Lock> {
     let kind = match wire::LockKind::try_from(lock.kind) {
         Ok(wire::LockKind::Posix) => LockKind::Posix,
         Ok(wire::LockKind::Flock) => LockKind::Flock,
+        Ok(wire::LockKind::Append) => LockKind::Append,
         Ok(wire::LockKind::Unspecified) | Err(_) => return invalid(format!("lock kind {}", lock.kind)),
     };
     let range = range(lock.start, lock.end)?;
-    if kind == LockKind::Flock && range != LockRange::WHOLE {
-        return invalid("an flock lock of a part of a file");
+    if kind != LockKind::Posix && range != LockRange::WHOLE {
+        return invalid("a lock of a part of a file that is of the whole");
     }
     Ok(Lock {
         inode: inode(lock.inode)?,
