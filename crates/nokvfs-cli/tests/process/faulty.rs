@@ -88,7 +88,7 @@ fn wrong_bytes_are_never_shown() {
     cluster.endpoint = format!("http://{}", proxy.address);
     let mut refused = 0;
     for (round, (fault, nth)) in
-        [(Fault::Flip, 1), (Fault::Truncate, 1), (Fault::Flip, 2), (Fault::Truncate, 3)].into_iter().enumerate()
+        [(Fault::Flip, 1), (Fault::Flip, 2), (Fault::Truncate, 2), (Fault::Truncate, 3)].into_iter().enumerate()
     {
         let reader = cluster.bench.mount_point(&format!("r{round}"));
         let mount = cluster.mount(&reader);
