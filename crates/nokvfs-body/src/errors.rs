@@ -29,6 +29,9 @@ pub enum BodyError {
     /// The stage's file can't be made, written or read; says why.
     #[error("stage: {0}")]
     Stage(String),
+    /// The stage's folder is full. Writes go on once uploads made room there, or somebody did.
+    #[error("stage: no space left in its folder; enlarge it or lower the write buffer")]
+    StageFull,
     /// Unpublished writes of these files could not be published.
     #[error("unpublished writes are left in {} files, the first is inode {}: {}", .0.len(), .0[0].0, .0[0].1)]
     Unpublished(Vec<(InodeId, Box<BodyError>)>),
@@ -46,6 +49,7 @@ impl BodyError {
         match self {
             BodyError::Meta(error) => error.errno(),
             BodyError::TooLarge => libc::EFBIG,
+            BodyError::StageFull => libc::ENOSPC,
             BodyError::Options(_) => libc::EINVAL,
             BodyError::Object(_)
             | BodyError::Corrupt { .. }

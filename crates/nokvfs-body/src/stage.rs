@@ -2,6 +2,7 @@
 //! the pages that hold something count and take room.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -137,10 +138,12 @@ impl StageBlock {
         let mut held = self.held.lock();
         let touched = pages(at, data.len() as u64);
         let missing = (touched & !held.pages).count_ones();
-        self.stage
-            .file
-            .write_all_at(data, u64::from(self.slot) * BLOCK_SIZE + at)
-            .map_err(|error| BodyError::Stage(format!("cannot be written: {error}")))?;
+        self.stage.file.write_all_at(data, u64::from(self.slot) * BLOCK_SIZE + at).map_err(|error| {
+            match error.kind() {
+                ErrorKind::StorageFull => BodyError::StageFull,
+                _ => BodyError::Stage(format!("cannot be written: {error}")),
+            }
+        })?;
         let taken = permit.split(missing as usize).expect("the caller reserved what was missing");
         match &mut held.permit {
             Some(all) => all.merge(taken),

@@ -77,7 +77,8 @@ impl OpenFile {
                 let need = state.pages_needed(offset, len);
                 if let Some(permit) = permit.as_mut().filter(|permit| permit.num_permits() >= need as usize) {
                     let fresh = offset == state.attr.size && state.live.end() <= offset;
-                    let sealed = self.place(&mut state, offset, data, permit);
+                    let mut sealed = Vec::new();
+                    let placed = self.place(&mut state, offset, data, permit, &mut sealed);
                     if append {
                         state.note_append(offset, fresh);
                     } else {
@@ -85,8 +86,9 @@ impl OpenFile {
                     }
                     self.bodies.mark(self, state.is_dirty());
                     drop(state);
-                    self.start_all(sealed?);
-                    return Ok(offset);
+                    // Also what was sealed before an error: a sync waits for it.
+                    self.start_all(sealed);
+                    return placed.map(|()| offset);
                 }
                 need
             };
@@ -109,8 +111,9 @@ impl OpenFile {
         offset: u64,
         data: &Bytes,
         permit: &mut OwnedSemaphorePermit,
-    ) -> Result<Vec<Sealed>, BodyError> {
-        let mut sealed = Vec::new();
+        sealed: &mut Vec<Sealed>,
+    ) -> Result<(), BodyError> {
+        state.written = Timestamp::now();
         for (block, at, part) in blocks(offset, data.len() as u64) {
             let bytes = &data[(block * BLOCK_SIZE + at - offset) as usize..][..part as usize];
             let active = state
@@ -131,8 +134,7 @@ impl OpenFile {
                 sealed.push(self.seal(state, vec![piece]));
             }
         }
-        state.written = Timestamp::now();
-        Ok(sealed)
+        Ok(())
     }
 
     /// Makes an object of at most a block of pieces of one chunk.

@@ -4,9 +4,16 @@
 //! `NOKV_TEST_CUTS` sets how many cuts are tried, `NOKV_TEST_SEED` where their seeds begin.
 #![cfg(feature = "holt")]
 
+mod ace;
 mod disk;
 mod flips;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../fsck/mod.rs"]
+mod fsck;
 mod image;
+#[allow(dead_code, reason = "the model's tests need more of it")]
+#[path = "../model/reference.rs"]
+mod reference;
 mod work;
 
 use std::collections::BTreeMap;
