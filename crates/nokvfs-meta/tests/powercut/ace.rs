@@ -197,7 +197,8 @@ async fn record(root: &Path, step: usize) -> (Vec<Event>, Vec<Run>) {
     let spec =
         VolumeSpec { name: "v".into(), quota_bytes: 0, quota_inodes: 0, root_mode: 0o755, root_uid: 0, root_gid: 0 };
     let (info, token) = engine.create_volume(spec).await.unwrap();
-    let request = SessionRequest { volume: info.id, token, client: "ace".into(), read_only: false, resume: None };
+    let request =
+        SessionRequest { volume: info.id, token, client: "ace".into(), read_only: false, snapshot: None, resume: None };
     let service = LocalService::open(Arc::clone(&engine), request).await.unwrap();
     let (mut runs, mut told) = (Vec::new(), 0);
     for number in (0..OPS.len().pow(3)).step_by(step) {
