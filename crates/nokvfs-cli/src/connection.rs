@@ -117,17 +117,27 @@ impl S3Args {
     }
 }
 
-/// A volume: server, identity, token and bucket.
+/// A volume and what opens it.
 #[derive(Clone, Debug, clap::Args)]
-pub struct VolumeArgs {
-    #[command(flatten)]
-    pub server: ServerArgs,
+pub struct CredentialArgs {
     /// Identity of the volume (UUID), as `nokv-fs volume create` prints it
     #[arg(long, env = "NOKV_VOLUME", value_name = "UUID")]
     pub volume: VolumeId,
     /// File that holds the volume's token
     #[arg(long, env = "NOKV_TOKEN_FILE", value_name = "FILE")]
     pub token_file: PathBuf,
+}
+
+/// A volume or a snapshot of it, and the bucket.
+#[derive(Clone, Debug, clap::Args)]
+pub struct VolumeArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub credential: CredentialArgs,
+    /// Read this snapshot of the volume instead of what it is now
+    #[arg(long, env = "NOKV_SNAPSHOT", value_name = "NAME")]
+    pub snapshot: Option<String>,
     #[command(flatten)]
     pub s3: S3Args,
 }
@@ -140,30 +150,32 @@ pub struct Connected {
     pub bodies: Arc<Bodies>,
 }
 
+impl ServerArgs {
+    /// Opens a session on a volume or a snapshot of it.
+    pub async fn session(
+        &self,
+        credential: &CredentialArgs,
+        read_only: bool,
+        snapshot: Option<String>,
+    ) -> anyhow::Result<Arc<RemoteService>> {
+        let token = read_small(&credential.token_file)?;
+        let Some(token) = Token::from_hex(&token) else {
+            bail!("--token-file {}: not a token (64 hex digits)", credential.token_file.display());
+        };
+        let volume = credential.volume;
+        let request = SessionRequest { volume, token, client: client_name(), read_only, snapshot, resume: None };
+        let options = RemoteOptions { open_timeout: self.patience() };
+        RemoteService::open(self.endpoint()?, self.tls()?, request, options)
+            .await
+            .with_context(|| format!("volume {volume} on {}", self.server))
+    }
+}
+
 impl VolumeArgs {
     /// Opens a session.
     pub async fn connect(&self, read_only: bool, options: BodyOptions) -> anyhow::Result<Connected> {
-        let token = read_small(&self.token_file)?;
-        let Some(token) = Token::from_hex(&token) else {
-            bail!("--token-file {}: not a token (64 hex digits)", self.token_file.display());
-        };
-        let request = SessionRequest {
-            volume: self.volume,
-            token,
-            client: client_name(),
-            read_only,
-            snapshot: None,
-            resume: None,
-        };
         let store = S3Store::new(self.s3.options()?)?;
-        let service = RemoteService::open(
-            self.server.endpoint()?,
-            self.server.tls()?,
-            request,
-            RemoteOptions { open_timeout: self.server.patience() },
-        )
-        .await
-        .with_context(|| format!("volume {} on {}", self.volume, self.server.server))?;
+        let service = self.server.session(&self.credential, read_only, self.snapshot.clone()).await?;
         store.check().await.with_context(|| format!("bucket {} on {}", self.s3.s3_bucket, self.s3.s3_endpoint))?;
         let bodies = Bodies::new(service.clone() as Arc<dyn MetadataService>, Arc::new(store), options)?;
         Ok(Connected { service, bodies })

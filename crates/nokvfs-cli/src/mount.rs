@@ -80,10 +80,12 @@ pub struct UmountArgs {
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut ends = Ends::new()?;
     detach_if_dead(&args.dir)?;
-    let connected = args.volume.connect(args.mount.read_only, args.mount.bodies()).await?;
+    let read_only = args.mount.read_only || args.volume.snapshot.is_some();
+    let connected = args.volume.connect(read_only, args.mount.bodies()).await?;
     let service: Arc<dyn MetadataService> = connected.service.clone();
     let runtime = tokio::runtime::Handle::current();
-    let mount = nokvfs_fuse::mount(&args.dir, service, connected.bodies.clone(), args.mount.mount(), runtime)?;
+    let options = MountOptions { read_only, ..args.mount.mount() };
+    let mount = nokvfs_fuse::mount(&args.dir, service, connected.bodies.clone(), options, runtime)?;
     println!("ready {}", args.dir.display());
     std::io::stdout().flush()?;
     tokio::select! {

@@ -1,12 +1,17 @@
 //! `nokv-fs volume`: volumes of a server.
 
+mod diff;
+mod du;
+mod snapshot;
+mod walk;
+
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use nokvfs_meta::service::VolumeService;
+use nokvfs_meta::service::{SnapshotService, VolumeService};
 use nokvfs_types::{Token, VolumeId, VolumeInfo, VolumeSpec, VolumeState};
 use serde::Serialize;
 
@@ -65,6 +70,27 @@ enum Action {
         #[arg(long, default_value_t = 0)]
         inodes: u64,
     },
+    /// Keep a volume as it is, list what is kept, and let it go
+    Snapshot {
+        #[command(subcommand)]
+        action: snapshot::Action,
+    },
+    /// Make a writable volume that shows what another one does, at once
+    Clone(snapshot::CloneArgs),
+    /// Make a volume what it was at a snapshot
+    Rollback {
+        /// Name or UUID
+        volume: String,
+        /// Snapshot of the volume
+        snapshot: String,
+        /// Do it without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Tell what changed between two snapshots of a volume, or since one
+    Diff(diff::Args),
+    /// Tell how much the folders of a volume hold
+    Du(du::Args),
     /// Delete a volume and everything in it
     Delete {
         /// Name or UUID
@@ -109,8 +135,14 @@ impl From<VolumeInfo> for Row {
 
 /// Carries the action out.
 pub async fn run(args: Args, format: Format) -> anyhow::Result<()> {
-    let volumes = args.server.volumes().await?;
-    match args.action {
+    let Args { server, action } = args;
+    let volumes = match action {
+        // These read the volume in a session of their own.
+        Action::Diff(args) => return diff::run(&server, args, format).await,
+        Action::Du(args) => return du::run(&server, args, format).await,
+        _ => server.volumes().await?,
+    };
+    match action {
         Action::Create { name, quota, quota_inodes, mode, uid, gid, token_file } => {
             let spec =
                 VolumeSpec { name, quota_bytes: quota, quota_inodes, root_mode: mode, root_uid: uid, root_gid: gid };
@@ -130,6 +162,16 @@ pub async fn run(args: Args, format: Format) -> anyhow::Result<()> {
             let id = find(&volumes, &volume).await?;
             show(format, &[volumes.set_quota(id, bytes, inodes).await?.into()])
         }
+        Action::Snapshot { action } => snapshot::run(&volumes, action, format).await,
+        Action::Clone(args) => snapshot::clone(&volumes, args, format).await,
+        Action::Rollback { volume, snapshot, yes } => {
+            let id = find(&volumes, &volume).await?;
+            if !yes {
+                bail!("this drops what volume {volume} ({id}) holds since snapshot {snapshot}; add --yes to do it");
+            }
+            show(format, &[volumes.rollback_volume(id, &snapshot).await?.into()])
+        }
+        Action::Diff(_) | Action::Du(_) => unreachable!("done before the connection for control"),
         Action::Delete { volume, yes } => {
             let id = find(&volumes, &volume).await?;
             if !yes {

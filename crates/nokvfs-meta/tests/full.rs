@@ -84,7 +84,7 @@ const EACH: u64 = 40;
 fn add(txn: &mut Txn<'_>) -> MetaResult<u64> {
     let counters = Key::Counters(MOUNT);
     let number = txn.get::<CountersRecord>(&counters)?.unwrap_or_default().inodes + 1;
-    txn.put(&counters, &CountersRecord { bytes: 0, inodes: number })?;
+    txn.put(&counters, &CountersRecord { inodes: number, ..CountersRecord::default() })?;
     for at in number * EACH..(number + 1) * EACH {
         let name = Name::try_from(format!("{at:0100}").as_str())?;
         let record = DentryRecord { inode: InodeId(at), kind: FileKind::File };
