@@ -96,6 +96,8 @@ async fn compare(old: &Tree, new: &Tree) -> Result<Vec<Change>> {
     }
     for (was, path) in moved {
         if let (Some(before), Some(after)) = (apart.gone.remove(&was), apart.come.remove(&path)) {
+            // Being moved changes the change time.
+            let before = Attr { ctime: after.ctime, ..before };
             changes.extend(changed(&path, &before, &after));
             changes.push(Change { path, change: Kind::Renamed, was: Some(was) });
         }

@@ -22,11 +22,7 @@ pub struct Tree(Arc<RemoteService>);
 
 impl Tree {
     /// Opens a session.
-    pub async fn open(
-        server: &ServerArgs,
-        volume: &CredentialArgs,
-        snapshot: Option<String>,
-    ) -> anyhow::Result<Tree> {
+    pub async fn open(server: &ServerArgs, volume: &CredentialArgs, snapshot: Option<String>) -> anyhow::Result<Tree> {
         Ok(Tree(server.session(volume, true, snapshot).await?))
     }
 

@@ -12,4 +12,5 @@ mod mounter;
 mod refusals;
 mod s3_proxy;
 mod server;
+mod snapshots;
 mod trouble;
