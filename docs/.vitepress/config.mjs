@@ -25,6 +25,7 @@ export default defineConfig({
           { text: "Threat model", link: "/threat-model" },
           { text: "RFC 1: object keys", link: "/rfcs/0001-object-keys" },
           { text: "RFC 2: early answers", link: "/rfcs/0002-early-answers" },
+          { text: "RFC 3: interrupts", link: "/rfcs/0003-interrupts" },
         ],
       },
       { text: "Develop", items: [{ text: "Checks", link: "/development/checks" }] },

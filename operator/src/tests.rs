@@ -294,7 +294,15 @@ fn seen() -> Seen {
     let usage = VolumeUsage { bytes: 3 << 29, inodes: 4 };
     Seen {
         handle: VolumeHandle { namespace: "ns".into(), server: "m".into(), volume: id.to_string() },
-        info: VolumeInfo { id, mount: MountId(1), spec, state: VolumeState::Active, usage, sessions: 2 },
+        info: VolumeInfo {
+            id,
+            mount: MountId(1),
+            spec,
+            state: VolumeState::Active,
+            usage,
+            sessions: 2,
+            origins: Vec::new(),
+        },
         persistent_volume: Some("team.data".into()),
         nodes: (0..100).map(|number| format!("node{number}")).collect(),
     }

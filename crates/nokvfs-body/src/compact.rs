@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use nokvfs_failpoint::failpoint;
 use nokvfs_meta::service::RequestContext;
 use nokvfs_types::{BLOCK_SIZE, CHUNK_SIZE, Extent};
 
@@ -37,6 +38,7 @@ impl OpenFile {
         fresh: &RangeMap<SlicePart>,
     ) -> Result<(Vec<Extent>, Arc<OpenSlice>), BodyError> {
         let (from, to) = (chunk * CHUNK_SIZE, (chunk + 1) * CHUNK_SIZE);
+        failpoint!("compact.begun");
         self.state.lock().known.remove(from..to);
         self.know(ctx, from, to).await?;
         let mut merged = RangeMap::default();
@@ -58,6 +60,7 @@ impl OpenFile {
             Ok(result) => drop(result?),
             Err(_) => return Err(BodyError::Deadline("rewriting a fragmented chunk")),
         }
+        failpoint!("compact.uploaded");
         let id = slice.id().await?;
         let mut extents = Vec::new();
         let mut at = 0;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use nokvfs_object::{ObjectError, ObjectStore};
-use nokvfs_types::{BLOCK_SIZE, SliceId, VolumeId};
+use nokvfs_types::{BLOCK_SIZE, SliceId, VolumeInfo};
 use parking_lot::Mutex;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -104,7 +104,7 @@ impl Fetch {
 /// All frames of a mount.
 pub(crate) struct Frames {
     store: Arc<dyn ObjectStore>,
-    volume: VolumeId,
+    volume: VolumeInfo,
     cache: Cache<(BlockKey, u32), Bytes, FrameWeight>,
     flights: Mutex<HashMap<BlockKey, Vec<Flight>>>,
     gets: Semaphore,
@@ -112,12 +112,12 @@ pub(crate) struct Frames {
 
 impl std::fmt::Debug for Frames {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Frames").field("volume", &self.volume).finish_non_exhaustive()
+        f.debug_struct("Frames").field("volume", &self.volume.id).finish_non_exhaustive()
     }
 }
 
 impl Frames {
-    pub fn new(store: Arc<dyn ObjectStore>, volume: VolumeId, options: &BodyOptions) -> Arc<Self> {
+    pub fn new(store: Arc<dyn ObjectStore>, volume: VolumeInfo, options: &BodyOptions) -> Arc<Self> {
         let frames = (options.read_buffer / FRAME_PAYLOAD) as usize;
         Arc::new(Self {
             store,
@@ -210,7 +210,7 @@ impl Frames {
 
     /// One ranged GET, verified. Damage is read once more: it may have come on the way.
     async fn get(&self, key: BlockKey, payload: u64, frames: Range<u32>) -> Result<Vec<Bytes>, BodyError> {
-        let name = key.slice.object_key(self.volume, key.block);
+        let name = key.slice.object_key(self.volume.origin(key.slice.upload), key.block);
         let start = u64::from(frames.start) * FRAME;
         let range = start..(u64::from(frames.end) * FRAME).min(framed_len(payload));
         let mut reason = String::new();

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_object::ObjectError;
 use nokvfs_types::{BLOCK_SIZE, SliceId, UploadId};
 use tokio::sync::{Notify, OnceCell};
@@ -152,7 +153,9 @@ impl OpenSlice {
         let slice = self.id().await?;
         let block = (at / BLOCK_SIZE) as u32;
         let object = writer.finish();
+        failpoint!("body.uploading");
         self.bodies.store.put(&slice.object_key(self.bodies.volume, block), object.clone()).await?;
+        failpoint!("body.uploaded");
         self.bodies.frames.keep(slice, block, &object);
         Ok(slice)
     }
@@ -216,6 +219,7 @@ impl Bodies {
     }
 
     async fn delete_and_settle(&self, slice: SliceId, len: u64) {
+        failpoint!("body.unused");
         match self.delete(slice, len).await {
             Ok(()) if slice.is_pack() => self.ids.settle_pack(slice.upload),
             Ok(()) => self.ids.settle(slice.upload),

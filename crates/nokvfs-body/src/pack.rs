@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{PACK_SIZE, SliceId, UploadId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -179,10 +180,12 @@ impl Bodies {
             Ok::<_, BodyError>(writer.finish())
         });
         let object = copy.await.map_err(|_| BodyError::Stage("reading was stopped".to_owned()))??;
+        failpoint!("pack.uploading");
         if let Err(error) = self.store.put(&key, object.clone()).await {
             pack.arrived.store(false, Ordering::Release);
             return Err(error.into());
         }
+        failpoint!("pack.uploaded");
         drop(permit);
         self.frames.keep(id, 0, &object);
         let mut at = 0;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_meta::service::RequestContext;
 use nokvfs_types::{Applied, Attr, BLOCK_SIZE, CHUNK_SIZE, Extent, MetaError, Mutation, Publish, SetAttr, Timestamp};
 
@@ -167,8 +168,10 @@ impl OpenFile {
                 written: step.written,
                 extents: extents.clone(),
             };
+            failpoint!("body.publishing");
             match self.change(ctx, Mutation::Publish(publish)).await {
                 Ok(attr) => {
+                    failpoint!("body.published");
                     // It came after the file's creation and is durable.
                     *self.early.lock() = None;
                     self.apply(step, &extents, attr);
@@ -248,6 +251,7 @@ impl OpenFile {
         // With the turn no publish is under way that could bring back what is cut off.
         let _turn = self.take_turn(ctx).await?;
         let set = SetAttr { size: Some(size), ..SetAttr::default() };
+        failpoint!("body.truncating");
         let result = self.change_or_restore(ctx, Mutation::SetAttr { inode: self.inode(), set }).await;
         self.unmapped(result, |state| {
             state.unmap_unpublished(size..u64::MAX);

@@ -58,7 +58,7 @@ impl Bodies {
         let volume = service.volume().id;
         Ok(Arc::new(Bodies {
             ids: UploadIds::new(service.clone(), runtime.clone()),
-            frames: Frames::new(store.clone(), volume, &options),
+            frames: Frames::new(store.clone(), service.volume().clone(), &options),
             stage: Stage::new(&options)?,
             uploads: Semaphore::new(options.upload_parallelism),
             packer: Packer::default(),

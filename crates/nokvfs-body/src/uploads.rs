@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_meta::service::{MetadataService, RequestContext};
 use nokvfs_types::{Applied, Caller, Mutation, OpId, UploadId};
 use parking_lot::Mutex;
@@ -135,8 +136,10 @@ impl UploadIds {
 
     async fn reserve(&self, count: u32) -> Result<(), BodyError> {
         let settled = self.ids.lock().settled();
+        failpoint!("uploads.reserving");
         match self.service.mutate(&background(), Mutation::ReserveUploads { count, settled }).await? {
             Applied::Uploads { first, count } => {
+                failpoint!("uploads.reserved");
                 if count > 0 {
                     self.ids.lock().ready.push_back(first.0..first.0 + u64::from(count));
                 }

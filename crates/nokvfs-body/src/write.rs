@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nokvfs_failpoint::failpoint;
 use nokvfs_meta::service::RequestContext;
 use nokvfs_types::{BLOCK_SIZE, CHUNK_SIZE, Timestamp};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -143,6 +144,7 @@ impl OpenFile {
         let entry =
             Job { slice: slice.clone(), content, uploaded: false, failures: 0, error: None, retry: retry.clone() };
         state.jobs.insert(job, entry);
+        failpoint!("body.sealed");
         (Upload { job, slice, at, pieces }, retry)
     }
 

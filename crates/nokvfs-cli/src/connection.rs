@@ -147,7 +147,14 @@ impl VolumeArgs {
         let Some(token) = Token::from_hex(&token) else {
             bail!("--token-file {}: not a token (64 hex digits)", self.token_file.display());
         };
-        let request = SessionRequest { volume: self.volume, token, client: client_name(), read_only, resume: None };
+        let request = SessionRequest {
+            volume: self.volume,
+            token,
+            client: client_name(),
+            read_only,
+            snapshot: None,
+            resume: None,
+        };
         let store = S3Store::new(self.s3.options()?)?;
         let service = RemoteService::open(
             self.server.endpoint()?,

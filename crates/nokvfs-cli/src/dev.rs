@@ -78,8 +78,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         root_gid: rustix::process::getgid().as_raw(),
     };
     let (info, token) = engine.create_volume(spec).await?;
-    let request =
-        SessionRequest { volume: info.id, token, client: client_name(), read_only: args.mount.read_only, resume: None };
+    let request = SessionRequest {
+        volume: info.id,
+        token,
+        client: client_name(),
+        read_only: args.mount.read_only,
+        snapshot: None,
+        resume: None,
+    };
     let service: Arc<dyn MetadataService> = LocalService::open(engine.clone(), request).await?;
     let bodies = Bodies::new(service.clone(), store, args.mount.bodies())?;
     let runtime = tokio::runtime::Handle::current();

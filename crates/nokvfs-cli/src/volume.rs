@@ -96,6 +96,7 @@ impl From<VolumeInfo> for Row {
             state: match info.state {
                 VolumeState::Active => "active",
                 VolumeState::Deleting => "deleting",
+                VolumeState::Hidden => "hidden",
             },
             used_bytes: info.usage.bytes,
             used_inodes: info.usage.inodes,

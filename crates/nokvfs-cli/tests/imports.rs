@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 /// Edges between our packages.
-const OURS: [(&str, &[&str]); 13] = [
+const OURS: [(&str, &[&str]); 14] = [
+    ("nokvfs-failpoint", &[]),
     ("nokvfs-types", &[]),
     ("nokvfs-protocol", &["nokvfs-types"]),
     ("nokvfs-object", &[]),
-    ("nokvfs-meta", &["nokvfs-types", "nokvfs-object"]),
-    ("nokvfs-body", &["nokvfs-types", "nokvfs-object", "nokvfs-meta"]),
-    ("nokvfs-client", &["nokvfs-types", "nokvfs-protocol", "nokvfs-meta", "nokvfs-object", "nokvfs-body"]),
+    ("nokvfs-meta", &["nokvfs-failpoint", "nokvfs-types", "nokvfs-object"]),
+    ("nokvfs-body", &["nokvfs-failpoint", "nokvfs-types", "nokvfs-object", "nokvfs-meta"]),
+    (
+        "nokvfs-client",
+        &["nokvfs-failpoint", "nokvfs-types", "nokvfs-protocol", "nokvfs-meta", "nokvfs-object", "nokvfs-body"],
+    ),
     ("nokvfs-fuse", &["nokvfs-types", "nokvfs-meta", "nokvfs-body"]),
-    ("nokvfs-server", &["nokvfs-types", "nokvfs-protocol", "nokvfs-meta", "nokvfs-object"]),
+    ("nokvfs-server", &["nokvfs-failpoint", "nokvfs-types", "nokvfs-protocol", "nokvfs-meta", "nokvfs-object"]),
     ("nokvfs-devstore", &[]),
     (
         "nokvfs-cli",

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nokvfs_protocol::{Answer, Call};
+use nokvfs_failpoint::failpoint;
+use nokvfs_protocol::{Answer, Call, SessionRef};
 use nokvfs_types::{MetaError, SessionRequest};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::connection::{Connection, NoAnswer};
+use crate::locks::HeldLocks;
 use crate::tls::TlsConnector;
 use crate::{Endpoint, TlsConfig};
 
@@ -65,6 +67,14 @@ enum State {
     Lost(MetaError),
 }
 
+/// The session that a new connection is bound to, and what it holds.
+#[derive(Debug)]
+pub(crate) struct Attach {
+    pub(crate) request: SessionRequest,
+    pub(crate) session: SessionRef,
+    pub(crate) locks: Arc<HeldLocks>,
+}
+
 /// A connection that comes back.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -74,8 +84,8 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// Keeps the connection; a new one is first bound to the session that `attach` names.
-    pub(crate) fn keep(peer: Peer, first: Arc<Connection>, attach: Option<SessionRequest>) -> Self {
+    /// Keeps the connection; a new one is first bound to the session.
+    pub(crate) fn keep(peer: Peer, first: Arc<Connection>, attach: Option<Attach>) -> Self {
         let (sender, state) = watch::channel(State::Connected(Arc::clone(&first)));
         let (lost, _) = watch::channel(None);
         let stop = CancellationToken::new();
@@ -120,7 +130,8 @@ impl Channel {
         }
     }
 
-    async fn connection(&self, deadline: Instant, sent: bool) -> Result<Arc<Connection>, MetaError> {
+    /// The connection, once there is one.
+    pub(crate) async fn connection(&self, deadline: Instant, sent: bool) -> Result<Arc<Connection>, MetaError> {
         let mut state = self.state.clone();
         loop {
             if let Some(error) = &*self.lost.borrow() {
@@ -188,7 +199,7 @@ fn lose(lost: &watch::Sender<Option<MetaError>>, error: &MetaError) {
 
 struct Keeper {
     peer: Peer,
-    attach: Option<SessionRequest>,
+    attach: Option<Attach>,
     state: watch::Sender<State>,
     lost: watch::Sender<Option<MetaError>>,
 }
@@ -225,21 +236,30 @@ impl Keeper {
 
     async fn reconnect(&self) -> Result<Arc<Connection>, MetaError> {
         let connection = self.peer.connect().await?;
-        if let Some(request) = &self.attach {
-            let call = Call::AttachSession(request.clone());
-            match connection.request(&call, Instant::now() + ATTACH).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    connection.end("the session was refused");
-                    return Err(error);
-                }
-                Err(_) => {
-                    connection.end("the session was not attached in time");
-                    return Err(connection.reason());
-                }
-            }
+        failpoint!("client.connected_again");
+        if let Some(Attach { request, session, locks }) = &self.attach {
+            Self::first(&connection, &Call::AttachSession(request.clone())).await?;
+            failpoint!("client.attached");
+            let (incarnation, locks) = locks.renew();
+            connection.set_incarnation(incarnation);
+            Self::first(&connection, &Call::SyncLocks(*session, incarnation, locks)).await?;
         }
         Ok(connection)
+    }
+
+    /// A request that a new connection begins with.
+    async fn first(connection: &Connection, call: &Call) -> Result<(), MetaError> {
+        match connection.request(call, Instant::now() + ATTACH).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                connection.end("the session was refused");
+                Err(error)
+            }
+            Err(_) => {
+                connection.end("the session was not attached in time");
+                Err(connection.reason())
+            }
+        }
     }
 
     /// Until the connection ends; a dead peer is found out.
@@ -275,16 +295,16 @@ impl Drop for Keeper {
 }
 
 /// Pauses between tries: doubling, with jitter so that clients of a restarted server don't come all at once.
-struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Backoff { next: BACKOFF_MIN }
     }
 
-    fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let full = self.next;
         self.next = (full * 2).min(BACKOFF_MAX);
         // The clock's nanoseconds are random enough to spread clients.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use nokvfs_failpoint::failpoint;
 use nokvfs_protocol::{
     Answer, Call, FrameKind, Hello, HelloReply, MAX_FRAME, MAX_HELLO, decode_reply, encode_request, take_frame,
 };
@@ -23,6 +24,8 @@ use crate::tls::TlsConnector;
 const CONNECT_STEP: Duration = Duration::from_secs(5);
 /// How much is read at once at most; keeps the buffer from growing by doubling.
 const READ_CHUNK: usize = 64 << 10;
+/// Requests that wait for a lock, besides those in flight; the server takes as many.
+const LOCK_WAITS: usize = 1024;
 /// A write buffer that grew beyond this is given back once it is empty.
 const KEEP_BUFFER: usize = 1 << 20;
 
@@ -53,6 +56,9 @@ pub(crate) struct Connection {
     next_id: AtomicU64,
     received: AtomicBool,
     in_flight: Arc<Semaphore>,
+    lock_waits: Arc<Semaphore>,
+    /// Which of its session's connections it is.
+    incarnation: AtomicU64,
     ended: CancellationToken,
     why: Mutex<Option<String>>,
 }
@@ -84,6 +90,8 @@ impl Connection {
             next_id: AtomicU64::new(1),
             received: AtomicBool::new(true),
             in_flight: Arc::new(Semaphore::new(reply.in_flight.min(4096) as usize)),
+            lock_waits: Arc::new(Semaphore::new(LOCK_WAITS)),
+            incarnation: AtomicU64::new(1),
             ended: CancellationToken::new(),
             why: Mutex::new(None),
         });
@@ -95,7 +103,10 @@ impl Connection {
 
     /// Sends a request and waits for its reply.
     pub(crate) async fn request(&self, call: &Call, deadline: Instant) -> Result<Reply, NoAnswer> {
-        let _permit = self.permit(deadline).await?;
+        let _permit = match call {
+            Call::WaitLock(..) => self.lock_permit()?,
+            _ => self.permit(deadline).await?,
+        };
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         self.waiting.lock().insert(id, sender);
@@ -106,9 +117,13 @@ impl Connection {
         }
         let timeout = deadline.saturating_duration_since(Instant::now());
         encode_request(&mut self.outbound.lock(), id, timeout, call).map_err(NoAnswer::NotSent)?;
+        failpoint!("client.sending");
         self.written.notify_one();
         match tokio::time::timeout_at(deadline.into(), receiver).await {
-            Ok(Ok(reply)) => Ok(reply),
+            Ok(Ok(reply)) => {
+                failpoint!("client.answered");
+                Ok(reply)
+            }
             Ok(Err(_)) => Err(NoAnswer::Lost),
             Err(_) => Err(NoAnswer::Deadline),
         }
@@ -121,6 +136,22 @@ impl Connection {
             Ok(Err(_)) => Err(NoAnswer::NotSent(self.unavailable())),
             Err(_) => Err(NoAnswer::NotSent(MetaError::Deadline("too many requests are in flight".into()))),
         }
+    }
+
+    fn lock_permit(&self) -> Result<OwnedSemaphorePermit, NoAnswer> {
+        let beyond =
+            || MetaError::NoLocks(format!("more than {LOCK_WAITS} requests wait for a lock; give some up first"));
+        Arc::clone(&self.lock_waits).try_acquire_owned().map_err(|_| NoAnswer::NotSent(beyond()))
+    }
+
+    /// Which of its session's connections it is, from 1 on.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    /// Says so, before anything is sent that tells it.
+    pub(crate) fn set_incarnation(&self, incarnation: u64) {
+        self.incarnation.store(incarnation, Ordering::Relaxed);
     }
 
     fn unavailable(&self) -> MetaError {

@@ -10,6 +10,7 @@ mod channel;
 mod connection;
 mod endpoint;
 mod fs;
+mod locks;
 mod service;
 mod tls;
 mod volumes;

@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nokvfs_meta::service::{MetaResult, MetadataService, RequestContext};
+use nokvfs_meta::service::{GiveUp, MetaResult, MetadataService, RequestContext};
 use nokvfs_meta::{OpenTable, Slots};
 use nokvfs_protocol::{Answer, Call, SessionRef};
 use nokvfs_types::{
-    Applied, Attr, BodyView, DirPage, FsStat, Heartbeat, InodeId, MetaError, Mutation, Name, SessionGrant,
-    SessionRequest, VolumeInfo,
+    Applied, Attr, BodyView, DirPage, FsStat, Heartbeat, HeldLock, InodeId, Lock, MetaError, Mutation, Name,
+    SessionGrant, SessionRequest, VolumeInfo,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::channel::{Channel, Peer};
+use crate::channel::{Attach, Channel, Peer};
 use crate::connection::NoAnswer;
+use crate::locks::{HeldLocks, RemoteLocks};
 use crate::{Endpoint, TlsConfig, unexpected};
 
 /// Heartbeats come at least so often.
@@ -50,6 +51,7 @@ pub struct RemoteService {
     channel: Arc<Channel>,
     slots: Slots,
     open: Arc<OpenTable>,
+    locks: RemoteLocks,
     _beats: DropGuard,
 }
 
@@ -78,6 +80,8 @@ impl RemoteService {
             Err(NoAnswer::Deadline) => return Err(MetaError::Deadline("the session was not opened in time".into())),
         };
         let attach = SessionRequest { resume: Some((grant.session, grant.generation)), ..request };
+        let locks = Arc::new(HeldLocks::default());
+        let attach = Attach { request: attach, session: session_of(&grant), locks: Arc::clone(&locks) };
         let channel = Arc::new(Channel::keep(peer, connection, Some(attach)));
         let open = Arc::new(OpenTable::default());
         let stop = CancellationToken::new();
@@ -89,7 +93,8 @@ impl RemoteService {
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(beats.run()));
         let slots = Slots::new(grant.session, grant.generation, grant.slots);
-        Ok(Arc::new(RemoteService { grant, channel, slots, open, _beats: stop.drop_guard() }))
+        let locks = RemoteLocks::new(Arc::clone(&channel), session_of(&grant), locks);
+        Ok(Arc::new(RemoteService { grant, channel, slots, open, locks, _beats: stop.drop_guard() }))
     }
 
     /// The session.
@@ -221,6 +226,14 @@ impl MetadataService for RemoteService {
             Answer::Stat(stat) => Ok(stat),
             other => Err(unexpected(&other)),
         }
+    }
+
+    async fn lock(&self, ctx: &RequestContext, lock: Lock, give_up: Option<GiveUp>) -> MetaResult<()> {
+        self.locks.lock(ctx, lock, give_up).await
+    }
+
+    async fn test_lock(&self, ctx: &RequestContext, lock: Lock) -> MetaResult<Option<HeldLock>> {
+        self.locks.test(ctx, lock).await
     }
 
     fn opened(&self, inode: InodeId) {

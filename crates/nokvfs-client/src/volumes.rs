@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use nokvfs_meta::service::{MetaResult, VolumeService};
+use nokvfs_meta::service::{MetaResult, SnapshotService, VolumeService};
 use nokvfs_protocol::{Answer, Call};
-use nokvfs_types::{MetaError, Token, VolumeId, VolumeInfo, VolumeSpec};
+use nokvfs_types::{CloneSpec, MetaError, SnapshotInfo, Token, VolumeId, VolumeInfo, VolumeSpec};
 
 use crate::channel::{Channel, Peer};
 use crate::{Endpoint, TlsConfig, unexpected};
@@ -12,7 +12,7 @@ use crate::{Endpoint, TlsConfig, unexpected};
 /// How long a call waits for its answer, reconnecting included.
 const CALL: Duration = Duration::from_secs(20);
 
-/// [`VolumeService`] of a remote server. Every call is idempotent and repeated when the connection is lost.
+/// [`VolumeService`] and [`SnapshotService`] of a remote server. Every call is idempotent and repeated when the connection is lost.
 #[derive(Debug)]
 pub struct RemoteVolumes {
     channel: Channel,
@@ -76,6 +76,44 @@ impl VolumeService for RemoteVolumes {
     async fn delete_volume(&self, id: VolumeId) -> MetaResult<()> {
         match self.call(Call::DeleteVolume(id)).await? {
             Answer::Unit => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl SnapshotService for RemoteVolumes {
+    async fn create_snapshot(&self, volume: VolumeId, name: &str) -> MetaResult<SnapshotInfo> {
+        match self.call(Call::CreateSnapshot(volume, name.to_owned())).await? {
+            Answer::Snapshot(info) => Ok(info),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn list_snapshots(&self, volume: VolumeId) -> MetaResult<Vec<SnapshotInfo>> {
+        match self.call(Call::ListSnapshots(volume)).await? {
+            Answer::Snapshots(infos) => Ok(infos),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn delete_snapshot(&self, volume: VolumeId, name: &str) -> MetaResult<()> {
+        match self.call(Call::DeleteSnapshot(volume, name.to_owned())).await? {
+            Answer::Unit => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn clone_volume(&self, spec: CloneSpec) -> MetaResult<(VolumeInfo, Token)> {
+        match self.call(Call::CloneVolume(spec)).await? {
+            Answer::Created(info, token) => Ok((info, token)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn rollback_volume(&self, volume: VolumeId, snapshot: &str) -> MetaResult<VolumeInfo> {
+        match self.call(Call::RollbackVolume(volume, snapshot.to_owned())).await? {
+            Answer::Volume(info) => Ok(info),
             other => Err(unexpected(&other)),
         }
     }

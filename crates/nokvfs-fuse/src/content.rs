@@ -126,7 +126,7 @@ impl Core {
     }
 
     /// The handle of that number; one of a predecessor of this process is opened again.
-    async fn handle(&self, ctx: &RequestContext, inode: InodeId, number: u64) -> OpResult<Arc<FileHandle>> {
+    pub(crate) async fn handle(&self, ctx: &RequestContext, inode: InodeId, number: u64) -> OpResult<Arc<FileHandle>> {
         if let Some(handle) = self.handles.file(number) {
             return Ok(handle);
         }

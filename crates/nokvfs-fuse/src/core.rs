@@ -17,6 +17,7 @@ use crate::MountOptions;
 use crate::attrs::file_attr;
 use crate::errors::OpResult;
 use crate::handles::{Handles, Hold, Opens};
+use crate::lockers::Lockers;
 use crate::reply::Told;
 
 /// Inodes whose last told version is remembered: 64 Ki of about 48 bytes. A forgotten one costs a request.
@@ -45,6 +46,7 @@ pub(crate) struct Core {
     pub(crate) pages: Cache<InodeId, Version>,
     /// Files whose unpublished writes are being published after their last close.
     pub(crate) settling: Mutex<HashSet<InodeId>>,
+    pub(crate) lockers: Lockers,
     pub(crate) notifier: Mutex<Option<Notifier>>,
     pub(crate) runtime: tokio::runtime::Handle,
     background: AtomicU64,
@@ -67,6 +69,7 @@ impl Core {
             known: Cache::new(REMEMBERED),
             pages: Cache::new(REMEMBERED),
             settling: Mutex::default(),
+            lockers: Lockers::default(),
             notifier: Mutex::default(),
             runtime,
             background: AtomicU64::new(0),

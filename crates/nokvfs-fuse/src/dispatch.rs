@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,6 +23,8 @@ const OVERDUE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the thread that reads requests stays with one.
 const BRIEF: Duration = Duration::from_micros(200);
+/// Requests that wait for a lock at once, besides those in flight: a kilobyte each, and 15 us per second and look.
+const LOCK_WAITS: usize = 1024;
 /// Most log lines about refused requests per second.
 const LINES_PER_SECOND: u32 = 10;
 
@@ -56,12 +59,14 @@ type Operation<T> = Pin<Box<dyn Future<Output = OpResult<T>> + Send>>;
 pub(crate) struct Dispatcher {
     runtime: Handle,
     permits: Arc<Semaphore>,
+    lock_waits: Arc<Semaphore>,
     log: Arc<TroubleLog>,
 }
 
 impl Dispatcher {
     pub(crate) fn new(runtime: Handle, max_in_flight: usize) -> Self {
-        Dispatcher { runtime, permits: Arc::new(Semaphore::new(max_in_flight)), log: Arc::default() }
+        let permits = Arc::new(Semaphore::new(max_in_flight));
+        Dispatcher { runtime, permits, lock_waits: Arc::new(Semaphore::new(LOCK_WAITS)), log: Arc::default() }
     }
 
     /// Runs an operation and answers. Returns once it is answered or runs as a task.
@@ -90,6 +95,25 @@ impl Dispatcher {
             Err(_) => self.log.answer(&call, reply, Err(Refusal::Panicked)),
             Ok(Poll::Pending) => self.wait(call, reply, operation),
         }
+    }
+
+    /// Runs an operation that waits for others as long as its process lets it: it has no deadline, looks after the
+    /// process itself, and takes no place of those that have one. Beyond the bound: `ENOLCK`.
+    pub(crate) fn run_unbounded<R: Answer>(
+        &self,
+        call: Call,
+        reply: R,
+        operation: impl Future<Output = OpResult<R::Value>> + Send + 'static,
+    ) {
+        let log = Arc::clone(&self.log);
+        let Ok(permit) = Arc::clone(&self.lock_waits).try_acquire_owned() else {
+            return log.answer(&call, reply, Err(Refusal::Errno(libc::ENOLCK)));
+        };
+        self.runtime.spawn(async move {
+            let result = AssertUnwindSafe(operation).catch_unwind().await;
+            log.answer(&call, reply, result.unwrap_or(Err(Refusal::Panicked)));
+            drop(permit);
+        });
     }
 
     fn wait<R: Answer>(&self, call: Call, reply: R, operation: Operation<R::Value>) {

@@ -15,13 +15,14 @@ use fuser::{
     ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nokvfs_meta::service::RequestContext;
-use nokvfs_types::{InodeId, NewNode, RenameMode};
+use nokvfs_types::{InodeId, LockType, NewNode, RenameMode};
 
 use crate::attrs::{set_time, timestamp};
 use crate::content::WriteMode;
 use crate::core::Core;
 use crate::dispatch::{Call, Dispatcher, Effect};
 use crate::errors::{OpResult, Refusal};
+use crate::lock_request::{Given, posix_lock, wanted_lock};
 use crate::names::{Change, permissions, special};
 use crate::options::MAX_IO;
 use crate::reply::Answer;
@@ -29,9 +30,9 @@ use crate::reply::Answer;
 /// Read-ahead and other requests that no process waits for, in the kernel's queue at once.
 const MAX_BACKGROUND: u16 = 64;
 
-/// What the kernel is asked for where it offers it. Not asked for: remote locks, ACLs, write-back, and re-reading pages
+/// What the kernel is asked for where it offers it. Not asked for: ACLs, write-back, and re-reading pages
 /// whenever a time changes (our own writes change it, and an open drops what is old).
-const WANTED: [InitFlags; 8] = [
+const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -41,6 +42,8 @@ const WANTED: [InitFlags; 8] = [
     // Without it the kernel asks for security.capability at every write.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_HAS_RESEND,
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
 ];
 
 /// The adapter between fuser and [`Core`].
@@ -280,21 +283,22 @@ impl Filesystem for Front {
         self.run(change("write"), req, ino, reply, |core, ctx| core.write(ctx, inode(ino), fh.0, offset, data, mode));
     }
 
-    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.run(change("flush"), req, ino, reply, |core, ctx| core.flush(ctx, inode(ino), fh.0));
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.run(change("flush"), req, ino, reply, |core, ctx| core.close(ctx, inode(ino), fh.0, lock_owner.0));
     }
 
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         self.core.release(fh.0);
+        self.core.release_locks(inode(ino), fh.0, lock_owner.map(|owner| owner.0));
         reply.ok();
     }
 
@@ -429,32 +433,45 @@ impl Filesystem for Front {
 
     fn getlk(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        ino: INodeNo,
         _fh: FileHandle,
-        _lock_owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _typ: i32,
-        _pid: u32,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
         reply: ReplyLock,
     ) {
-        reply.error(Errno::ENOSYS);
+        let wanted = posix_lock(inode(ino), lock_owner.0, (start, end), typ, pid);
+        self.run(read("getlk"), req, ino, reply, |core, ctx| async move { core.test_lock(ctx, wanted?).await });
     }
 
     fn setlk(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
-        _start: u64,
-        _end: u64,
-        _typ: i32,
-        _pid: u32,
-        _sleep: bool,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::ENOSYS);
+        let given = Given { handle: fh.0, owner: lock_owner.0, start, end, typ, pid };
+        let wanted = wanted_lock(req, inode(ino), &given);
+        let waits = sleep && wanted.as_ref().is_ok_and(|lock| lock.lock_type != LockType::Unlock);
+        if !waits {
+            let op = change("setlk");
+            return self.run(op, req, ino, reply, |core, ctx| async move { core.set_lock(ctx, fh.0, wanted?).await });
+        }
+        let (op, thread, effect) = ("setlkw", req.pid(), Effect::Change);
+        let ctx = self.core.context(req.uid(), req.gid(), req.unique().0);
+        let call = Call { op, inode: ino.0, unique: ctx.op.0, thread, deadline: ctx.deadline, effect };
+        let core = Arc::clone(&self.core);
+        let operation = async move { core.wait_lock(ctx, thread, fh.0, wanted?).await };
+        self.dispatcher.run_unbounded(call, reply, operation);
     }
 }

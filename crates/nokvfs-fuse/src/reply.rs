@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use fuser::{
     Errno, FileAttr, FileHandle as HandleNumber, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr,
 };
-use nokvfs_types::FsStat;
+use nokvfs_types::{FsStat, HeldLock, LockType};
 
 use crate::core::Core;
 use crate::handles::FileHandle;
@@ -137,6 +137,20 @@ impl Answer for ReplyXattr {
             0 => self.size(len),
             size if len > size => self.error(Errno::ERANGE),
             _ => self.data(&answer.data),
+        }
+    }
+    refuse!();
+}
+
+impl Answer for ReplyLock {
+    type Value = Option<HeldLock>;
+    fn give(self, held: Option<HeldLock>) {
+        match held {
+            Some(HeldLock { range, lock_type, pid }) => {
+                let number = if lock_type == LockType::Exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+                self.locked(range.start, range.end, number, pid.unwrap_or(0));
+            }
+            None => self.locked(0, 0, libc::F_UNLCK, 0),
         }
     }
     refuse!();

@@ -33,6 +33,21 @@ fn a_living_process_is_not_dying() {
 }
 
 #[test]
+fn signals_wake_who_does_not_block_or_ignore_them() {
+    let status = |own: u64, shared: u64, blocked: u64, ignored: u64| {
+        format!(
+            "Name:\tSigPnd: ff\nTgid:\t7\nPid:\t7\nSigPnd:\t{own:016x}\nShdPnd:\t{shared:016x}\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n"
+        )
+    };
+    assert_eq!(process::waking_signals(&status(0b10, 0b100, 0, 0), 7), (0b10, 0b100));
+    assert_eq!(process::waking_signals(&status(0b11, 0b110, 0b01, 0b100), 7), (0b10, 0b010));
+    // The main thread gets the process's signals.
+    assert_eq!(process::waking_signals(&status(0b10, 0b100, 0, 0), 8), (0b10, 0));
+    assert_eq!(process::waking_signals("", 7), (0, 0));
+    assert!(process::is_visible(std::process::id()) && !process::is_visible(0) && !process::is_visible(u32::MAX));
+}
+
+#[test]
 fn options_that_can_not_work_are_refused() {
     assert!(MountOptions::default().validate().is_ok());
     for bad in [

@@ -1,6 +1,7 @@
 //! The engine: everything that a metadata server holds, behind the service traits.
 
 mod options;
+mod snapshots;
 mod store;
 mod volumes;
 
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hmac::{Hmac, Mac};
+use nokvfs_failpoint::failpoint;
 use nokvfs_object::{ObjectError, ObjectStore};
 use nokvfs_types::{Applied, Caller, MetaError, Mutation, SessionId, Stamp, Token, Version, VolumeId};
 use parking_lot::Mutex;
@@ -19,13 +21,14 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub use options::EngineOptions;
+pub(crate) use snapshots::{find_snapshot, pinned, unpin};
 use store::EngineStore;
 
 use crate::commit::{Committer, Health, StoreState, Txn};
 use crate::layout::{Key, KeyPrefix, ServerRecord, SessionRecord, VolumeRecord};
 use crate::plan::Allocators;
 use crate::service::MetaResult;
-use crate::session::{ENDED, Live, Orphans, Sessions, WINDOW};
+use crate::session::{ENDED, Live, LockTable, Orphans, Sessions, WINDOW};
 use crate::store::ReadRecords;
 
 /// Volumes, sessions and records of one metadata server.
@@ -50,6 +53,10 @@ pub struct Figures {
     pub garbage: u64,
     /// Sessions that ended and whose uploads are not swept yet.
     pub unswept: u64,
+    /// Ranges of files that are locked.
+    pub locks: u64,
+    /// Requests that wait for a lock at this moment.
+    pub lock_waits: u64,
 }
 
 /// What wakes the workers.
@@ -59,6 +66,7 @@ pub(crate) struct Wake {
     pub orphans: Notify,
     pub sweep: Notify,
     pub volumes: Notify,
+    pub history: Notify,
 }
 
 /// What engine and workers share.
@@ -71,6 +79,7 @@ pub(crate) struct Core {
     /// As it was at the start: for what never changes of it.
     pub server: ServerRecord,
     pub sessions: Sessions,
+    pub locks: Mutex<LockTable>,
     pub orphans: Orphans,
     pub allocators: Allocators,
     pub wake: Wake,
@@ -98,12 +107,14 @@ impl Engine {
             .await
             .map_err(|_| MetaError::Unavailable("opening the metadata store was cut off".into()))??;
         let server = committer.submit(server_record).await?;
+        failpoint!("open.server_known");
         let core = Arc::new(Core {
             store: EngineStore::new(store),
             committer,
             objects,
             server,
             sessions: Sessions::new(options.session_expiry),
+            locks: Mutex::new(LockTable::new()),
             orphans: Orphans::default(),
             allocators: Allocators::default(),
             wake: Wake::default(),
@@ -115,6 +126,8 @@ impl Engine {
             options,
         });
         core.adopt()?;
+        core.locks.lock().recover(core.sessions.all());
+        failpoint!("open.adopted");
         let stop = watch::Sender::new(false);
         let tasks = crate::gc::start(&core, &stop);
         Ok(Arc::new(Engine { core, stop, tasks: Mutex::new(tasks) }))
@@ -152,7 +165,10 @@ impl Engine {
 
     /// Figures of now.
     pub fn figures(&self) -> Figures {
+        let (locks, lock_waits) = self.core.locks.lock().counts();
         Figures {
+            locks,
+            lock_waits,
             sessions: self.core.sessions.len() as u64,
             orphans: self.core.orphans.len() as u64,
             garbage: self.core.garbage.load(Ordering::Relaxed),
@@ -175,7 +191,9 @@ impl Engine {
         }
         let core = Arc::clone(&self.core);
         let closing = tokio::task::spawn_blocking(move || {
+            failpoint!("close.workers_ended");
             core.committer.shutdown();
+            failpoint!("close.committer_ended");
             core.store.close();
         });
         closing.await.map_err(|error| MetaError::Internal(format!("closing the metadata store: {error}; see the log")))
@@ -204,7 +222,7 @@ impl Core {
                 self.ended.lock().entry(session).or_insert_with(|| Instant::now() + quiet);
             } else if !self.sessions.has(session, record.generation) {
                 let Some((volume, _)) = self.store.get::<VolumeRecord>(&Key::Volume(record.mount))? else { continue };
-                let live = Live::load(&self.store, session, &record, volume.id)?;
+                let live = Live::load(&self.store, session, &record, &volume)?;
                 self.sessions.insert(live, self.options.restart_grace);
                 // It may have ended since the scan; an end that comes after this removes it itself.
                 let now = self.store.get::<SessionRecord>(&Key::Session(session))?;

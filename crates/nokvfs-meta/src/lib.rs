@@ -15,7 +15,12 @@ mod gc;
 #[cfg(feature = "holt")]
 pub mod layout;
 #[cfg(feature = "holt")]
+mod lineage;
+#[cfg(feature = "holt")]
 mod local;
+#[cfg(feature = "holt")]
+mod local_locks;
+mod lock_ranges;
 mod open_table;
 #[cfg(feature = "holt")]
 mod plan;
@@ -32,5 +37,6 @@ pub mod store;
 pub use engine::{Engine, EngineOptions, Figures};
 #[cfg(feature = "holt")]
 pub use local::LocalService;
+pub use lock_ranges::{LockPiece, LockRanges};
 pub use open_table::OpenTable;
 pub use slots::{Slot, Slots};

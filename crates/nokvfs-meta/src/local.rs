@@ -5,16 +5,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Attr, BodyView, DirPage, FsStat, Heartbeat, InodeId, MetaError, Mutation, Name, SessionGrant,
-    SessionRequest, VolumeInfo,
+    Applied, Attr, BodyView, DirPage, FsStat, Heartbeat, HeldLock, InodeId, Lock, MetaError, Mutation, Name,
+    SessionGrant, SessionRequest, VolumeInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::engine::Engine;
+use crate::local_locks::LocalLocks;
 use crate::open_table::OpenTable;
-use crate::service::{MetaResult, MetadataService, RequestContext, SessionService};
+use crate::service::{GiveUp, MetaResult, MetadataService, RequestContext, SessionService};
 use crate::slots::Slots;
 
 /// Heartbeats come at least so often, and so many of them fit into the time after which a session ends.
@@ -185,6 +186,14 @@ impl MetadataService for LocalService {
 
     async fn statfs(&self, ctx: &RequestContext) -> MetaResult<FsStat> {
         Self::within(ctx, self.engine.statfs(self.grant.session, self.grant.generation)).await
+    }
+
+    async fn lock(&self, ctx: &RequestContext, lock: Lock, give_up: Option<GiveUp>) -> MetaResult<()> {
+        LocalLocks { engine: &self.engine, grant: &self.grant }.lock(ctx, lock, give_up).await
+    }
+
+    async fn test_lock(&self, ctx: &RequestContext, lock: Lock) -> MetaResult<Option<HeldLock>> {
+        LocalLocks { engine: &self.engine, grant: &self.grant }.test(ctx, lock).await
     }
 
     fn opened(&self, inode: InodeId) {

@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Attr, BodyView, CHUNK_SIZE, DirEntry, DirPage, FileKind, FsStat, InodeId, MetaError, MountId, Name, SessionId,
-    Version,
+    Attr, BodyView, CHUNK_SIZE, DirEntry, DirPage, FileKind, FsStat, InodeId, MetaError, Name, SessionId, Version,
 };
 
-use crate::engine::Engine;
+use crate::engine::{Core, Engine};
 use crate::layout::{
-    Body, ChunkRecord, CountersRecord, DentryRecord, InodeRecord, Key, KeyPrefix, VolumeRecord, XattrRecord,
-    dentry_hash,
+    Body, ChunkRecord, CountersRecord, DentryRecord, InodeRecord, Key, KeyPrefix, PinRecord, Record, VolumeRecord,
+    XattrRecord, dentry_hash,
 };
+use crate::lineage::Lineage;
 use crate::plan::{SIZE_MAX, attr_of, check_xattr_name, chunk_of};
 use crate::service::MetaResult;
 use crate::store::{RawReads, ReadRecords};
@@ -36,12 +36,14 @@ impl Engine {
     /// See there.
     pub async fn lookup(&self, session: SessionId, generation: u32, parent: InodeId, name: &Name) -> MetaResult<Attr> {
         let core = self.core();
-        let mount = core.sessions.check(session, generation)?.mount;
+        let live = core.sessions.check(session, generation)?;
+        let (mount, lineage) = (live.mount, &live.lineage);
         let key = Key::Dentry(mount, parent, dentry_hash(&core.server.hash_secret, name), name.clone());
         core.settled(core.committer.unsettled_name(mount, parent, name)).await?;
         for _ in 0..LOOKUPS {
-            let Some((entry, seen)) = core.store.get::<DentryRecord>(&key)? else {
-                let (dir, _) = core.store.get::<InodeRecord>(&Key::Inode(mount, parent))?.ok_or(MetaError::NotFound)?;
+            let Some((entry, seen)) = core.fetch::<DentryRecord>(lineage, &key)? else {
+                let (dir, _) =
+                    core.fetch::<InodeRecord>(lineage, &Key::Inode(mount, parent))?.ok_or(MetaError::NotFound)?;
                 core.settled(core.committer.unsettled_name(mount, parent, name)).await?;
                 return Err(if dir.kind == FileKind::Directory {
                     MetaError::NotFound
@@ -50,7 +52,7 @@ impl Engine {
                 });
             };
             core.shown(seen).await?;
-            match self.inode(mount, entry.inode).await {
+            match self.inode(lineage, entry.inode).await {
                 Ok((record, version)) if record.nlink > 0 => return Ok(attr_of(entry.inode, &record, version)),
                 // An inode without links left the entry between the two reads.
                 Ok(_) | Err(MetaError::NotFound) => {}
@@ -58,8 +60,8 @@ impl Engine {
             }
         }
         let found = core.store.view(|reads| {
-            let Some((entry, seen)) = reads.get::<DentryRecord>(&key)? else { return Ok(None) };
-            let Some((record, version)) = reads.get::<InodeRecord>(&Key::Inode(mount, entry.inode))? else {
+            let Some((entry, seen)) = lineage.get::<DentryRecord>(reads, &key)? else { return Ok(None) };
+            let Some((record, version)) = lineage.get::<InodeRecord>(reads, &Key::Inode(mount, entry.inode))? else {
                 return Err(MetaError::Corrupt(format!(
                     "entry {name:?} of inode {parent} in volume number {mount} names inode {}, which has no record",
                     entry.inode
@@ -95,11 +97,15 @@ impl Engine {
         attrs: bool,
     ) -> MetaResult<DirPage> {
         let core = self.core();
-        let mount = core.sessions.check(session, generation)?.mount;
+        let live = core.sessions.check(session, generation)?;
+        let mount = live.mount;
         let limit = limit.clamp(1, PAGE_MAX) as usize;
         core.settled(core.committer.unsettled_names(mount, dir)).await?;
-        let (mut page, version) = core.store.view(|reads| page(reads, mount, dir, after, limit, attrs))?;
+        let (mut page, version) = core.store.view(|reads| page(reads, &live.lineage, dir, after, limit, attrs))?;
         core.shown(version).await?;
+        if live.lineage.at().is_some() {
+            return Ok(page);
+        }
         for attr in page.entries.iter_mut().filter_map(|entry| entry.attr.as_mut()) {
             if attr.kind == FileKind::Directory
                 && core.committer.unsettled_inode(mount, attr.inode).is_none()
@@ -138,9 +144,9 @@ impl Engine {
         // The inode changes with each attribute: read first, it makes absence durable and catches a missing inode.
         self.inode_of(session, generation, inode).await?;
         let core = self.core();
-        let mount = core.sessions.check(session, generation)?.mount;
-        let key = Key::Xattr(mount, inode, Bytes::copy_from_slice(name));
-        let (record, version) = core.store.get::<XattrRecord>(&key)?.ok_or(MetaError::NoAttribute)?;
+        let live = core.sessions.check(session, generation)?;
+        let key = Key::Xattr(live.mount, inode, Bytes::copy_from_slice(name));
+        let (record, version) = core.fetch::<XattrRecord>(&live.lineage, &key)?.ok_or(MetaError::NoAttribute)?;
         core.shown(version).await?;
         Ok(record.value)
     }
@@ -154,11 +160,12 @@ impl Engine {
             return Ok(Vec::new());
         }
         let core = self.core();
-        let mount = core.sessions.check(session, generation)?.mount;
+        let live = core.sessions.check(session, generation)?;
         let (names, version) = core.store.view(|reads| {
             let (mut names, mut newest) = (Vec::new(), Version(0));
             // The total of all names and values is bounded.
-            reads.scan::<XattrRecord>(&KeyPrefix::xattrs(mount, inode), None, usize::MAX, |key, _, version| {
+            let prefix = KeyPrefix::xattrs(live.mount, inode);
+            live.lineage.list::<XattrRecord>(reads, &prefix, usize::MAX, |key, _, version| {
                 if let Key::Xattr(_, _, name) = key {
                     names.push(name);
                     newest = newest.max(version);
@@ -176,12 +183,14 @@ impl Engine {
     /// See [`crate::service::MetadataService::body`].
     pub async fn body(&self, session: SessionId, generation: u32, inode: InodeId, from: u64) -> MetaResult<BodyView> {
         let core = self.core();
-        let mount = core.sessions.check(session, generation)?.mount;
+        let live = core.sessions.check(session, generation)?;
+        let (mount, lineage) = (live.mount, &live.lineage);
         core.settled(core.committer.unsettled_inode(mount, inode)).await?;
-        let (record, version) = core.store.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
+        let found = core.fetch::<InodeRecord>(lineage, &Key::Inode(mount, inode))?;
+        let (record, version) = found.ok_or(MetaError::NotFound)?;
         let (view, version) = match record {
             InodeRecord { body: Body::Chunked, .. } => {
-                core.store.view(|reads| chunked_body(reads, mount, inode, from))?
+                core.store.view(|reads| chunked_body(reads, lineage, inode, from))?
             }
             record => (body_of(inode, &record, version, from)?, version),
         };
@@ -199,7 +208,13 @@ impl Engine {
     /// See [`crate::service::MetadataService::statfs`].
     pub async fn statfs(&self, session: SessionId, generation: u32) -> MetaResult<FsStat> {
         let core = self.core();
-        let mount = core.sessions.check(session, generation)?.mount;
+        let live = core.sessions.check(session, generation)?;
+        let mount = live.mount;
+        if let Some(at) = live.lineage.at() {
+            let (pin, _) = core.store.get::<PinRecord>(&Key::Pin(mount, at))?.ok_or(MetaError::NotFound)?;
+            let (bytes, inodes) = (pin.bytes, pin.inodes);
+            return Ok(FsStat { used_bytes: bytes, total_bytes: bytes, used_inodes: inodes, total_inodes: inodes });
+        }
         let (volume, _) = core.store.get::<VolumeRecord>(&Key::Volume(mount))?.ok_or(MetaError::NotFound)?;
         let (counters, version) =
             core.store.get::<CountersRecord>(&Key::Counters(mount))?.ok_or(MetaError::NotFound)?;
@@ -221,18 +236,20 @@ impl Engine {
         generation: u32,
         inode: InodeId,
     ) -> MetaResult<(InodeRecord, Version)> {
-        let mount = self.core().sessions.check(session, generation)?.mount;
-        self.inode(mount, inode).await
+        let live = self.core().sessions.check(session, generation)?;
+        self.inode(&live.lineage, inode).await
     }
 
     /// An inode as it can't be lost any more. Only times, size and links of a directory whose names change are shown as
     /// soon as that is planned: the kernel asks for them between any two creates, holding the directory's lock.
-    async fn inode(&self, mount: MountId, inode: InodeId) -> MetaResult<(InodeRecord, Version)> {
+    async fn inode(&self, lineage: &Lineage, inode: InodeId) -> MetaResult<(InodeRecord, Version)> {
         let core = self.core();
+        let mount = lineage.mount();
         core.settled(core.committer.unsettled_inode(mount, inode)).await?;
         // Asked before the store: what is settled in between shows there.
-        let planned = core.committer.unsettled_dir(mount, inode);
-        let (record, version) = core.store.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
+        let planned = core.committer.unsettled_dir(mount, inode).filter(|_| lineage.at().is_none());
+        let found = core.fetch::<InodeRecord>(lineage, &Key::Inode(mount, inode))?;
+        let (record, version) = found.ok_or(MetaError::NotFound)?;
         if record.kind != FileKind::Directory {
             core.shown(version).await?;
             return Ok((record, version));
@@ -245,16 +262,29 @@ impl Engine {
     }
 }
 
+impl Core {
+    /// A record that a volume shows.
+    fn fetch<R: Record>(&self, lineage: &Lineage, key: &Key) -> MetaResult<Option<(R, Version)>> {
+        match lineage.is_plain() {
+            true => self.store.get::<R>(key),
+            // The record may move between what is and what was, or a level may gain it, between two reads.
+            false => self.store.view(|reads| lineage.get::<R>(reads, key)),
+        }
+    }
+}
+
 /// A page of a directory, and the newest version in it.
 fn page(
     reads: &dyn RawReads,
-    mount: MountId,
+    lineage: &Lineage,
     dir: InodeId,
     after: u64,
     limit: usize,
     attrs: bool,
 ) -> MetaResult<(DirPage, Version)> {
-    let (record, mut newest) = reads.get::<InodeRecord>(&Key::Inode(mount, dir))?.ok_or(MetaError::NotFound)?;
+    let mount = lineage.mount();
+    let found = lineage.get::<InodeRecord>(reads, &Key::Inode(mount, dir))?;
+    let (record, mut newest) = found.ok_or(MetaError::NotFound)?;
     if record.kind != FileKind::Directory {
         return Err(MetaError::NotDirectory);
     }
@@ -262,7 +292,7 @@ fn page(
     let mut wanted = limit;
     let (mut entries, end) = loop {
         let mut entries = Vec::with_capacity(wanted.min(1024) + 1);
-        let count = reads.scan::<DentryRecord>(&prefix, None, wanted + 1, |key, entry, version| {
+        let count = lineage.list::<DentryRecord>(reads, &prefix, wanted + 1, |key, entry, version| {
             if let Key::Dentry(_, _, cookie, name) = key {
                 newest = newest.max(version);
                 entries.push(DirEntry { name, inode: entry.inode, kind: entry.kind, cookie, attr: None });
@@ -281,7 +311,7 @@ fn page(
     };
     if attrs {
         for entry in &mut entries {
-            if let Some((record, version)) = reads.get::<InodeRecord>(&Key::Inode(mount, entry.inode))? {
+            if let Some((record, version)) = lineage.get::<InodeRecord>(reads, &Key::Inode(mount, entry.inode))? {
                 newest = newest.max(version);
                 entry.attr = Some(attr_of(entry.inode, &record, version));
             }
@@ -303,8 +333,10 @@ fn body_of(inode: InodeId, record: &InodeRecord, version: Version, from: u64) ->
     }
 }
 
-fn chunked_body(reads: &dyn RawReads, mount: MountId, inode: InodeId, from: u64) -> MetaResult<(BodyView, Version)> {
-    let (record, mut newest) = reads.get::<InodeRecord>(&Key::Inode(mount, inode))?.ok_or(MetaError::NotFound)?;
+fn chunked_body(reads: &dyn RawReads, lineage: &Lineage, inode: InodeId, from: u64) -> MetaResult<(BodyView, Version)> {
+    let mount = lineage.mount();
+    let found = lineage.get::<InodeRecord>(reads, &Key::Inode(mount, inode))?;
+    let (record, mut newest) = found.ok_or(MetaError::NotFound)?;
     if record.body != Body::Chunked {
         return Ok((body_of(inode, &record, newest, from)?, newest));
     }
@@ -314,7 +346,7 @@ fn chunked_body(reads: &dyn RawReads, mount: MountId, inode: InodeId, from: u64)
     if from < SIZE_MAX {
         let prefix = KeyPrefix::chunks_from(mount, inode, chunk_of(from));
         let mut chunks = Vec::new();
-        let count = reads.scan::<ChunkRecord>(&prefix, None, BODY_CHUNKS, |key, chunk, version| {
+        let count = lineage.list::<ChunkRecord>(reads, &prefix, BODY_CHUNKS, |key, chunk, version| {
             if let Key::Chunk(_, _, number) = key {
                 newest = newest.max(version);
                 chunks.push((number, chunk.extents));

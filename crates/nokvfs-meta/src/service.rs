@@ -1,16 +1,24 @@
 //! The boundary between front ends (FUSE, SDK, bodies) and whoever holds the metadata: the process itself or a server.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use nokvfs_types::{
-    Applied, Attr, BodyView, Caller, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, MetaError, Mutation, Name,
-    OpId, SessionGrant, SessionRequest, Token, VolumeId, VolumeInfo, VolumeSpec,
+    Applied, Attr, BodyView, Caller, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply, HeldLock, InodeId, Lock,
+    LockPlace, LockReply, MetaError, Mutation, Name, OpId, SessionGrant, SessionId, SessionRequest, SnapshotInfo,
+    Token, VolumeId, VolumeInfo, VolumeSpec,
 };
 
 /// Answer of every call.
 pub type MetaResult<T> = Result<T, MetaError>;
+
+/// Ends when a request stops waiting for a lock.
+pub type GiveUp = BoxFuture<'static, ()>;
+
+/// How long a server lets one request wait for a lock; whoever still wants it asks again.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Comes with every request of a front end.
 #[derive(Clone, Debug)]
@@ -66,6 +74,16 @@ pub trait MetadataService: fmt::Debug + Send + Sync + 'static {
     /// The volume's counters.
     async fn statfs(&self, ctx: &RequestContext) -> MetaResult<FsStat>;
 
+    /// Sets a lock, or gives one back. Where someone else's is in the way: waits until `give_up` ends, whatever the
+    /// deadline is, and then answers `Interrupted`; without it `Locked`. With one that is answered so, nothing of what
+    /// was asked for is held. After a restart of the server nobody gets a new lock until all sessions have told theirs.
+    ///
+    /// `Deadlock` for a POSIX lock whose holder waits for this owner; `NoLocks` beyond a limit.
+    async fn lock(&self, ctx: &RequestContext, lock: Lock, give_up: Option<GiveUp>) -> MetaResult<()>;
+
+    /// The first lock that is in the way of one (`F_GETLK`).
+    async fn test_lock(&self, ctx: &RequestContext, lock: Lock) -> MetaResult<Option<HeldLock>>;
+
     /// Counts one more open of the inode in this client, so that an orphan among them is kept. Soft state, no request.
     fn opened(&self, inode: InodeId);
 
@@ -100,6 +118,51 @@ pub trait SessionService: fmt::Debug + Send + Sync + 'static {
     async fn close_session(&self, session: nokvfs_types::SessionId, generation: u32) -> MetaResult<()>;
 }
 
+/// Locks on a server, as its clients set and keep them. They are soft state of the session and end with it; after a
+/// restart of the server each client tells its own again.
+///
+/// `incarnation` counts the connections of the client's session, from 1 on. Requests that carry another number than the
+/// last [`LockService::sync_locks`] are answered with `Unavailable`.
+#[async_trait::async_trait]
+pub trait LockService: fmt::Debug + Send + Sync + 'static {
+    /// Sets a lock or gives one back, at once or not at all: `Done`, `Held` or `Recovering`. `NoLocks` beyond a limit.
+    async fn set_lock(
+        &self,
+        session: SessionId,
+        generation: u32,
+        incarnation: u64,
+        lock: Lock,
+    ) -> MetaResult<LockReply>;
+
+    /// What is in the way of a lock: `Done`, `Held` or `Recovering`.
+    async fn test_lock(&self, session: SessionId, generation: u32, lock: Lock) -> MetaResult<LockReply>;
+
+    /// Waits, at most for `patience`, until a lock can be set. Sets nothing. `Done`: set it now, nobody else can for
+    /// 3 s. `Waiting`: ask again, with the place it tells. `Deadlock` as [`MetadataService::lock`].
+    async fn wait_lock(
+        &self,
+        session: SessionId,
+        generation: u32,
+        incarnation: u64,
+        wait: (Lock, OpId),
+        place: Option<LockPlace>,
+        patience: Duration,
+    ) -> MetaResult<LockReply>;
+
+    /// A request waits for a lock of a file no more.
+    async fn forget_wait(&self, session: SessionId, generation: u32, inode: InodeId, op: OpId) -> MetaResult<()>;
+
+    /// Tells everything that the session holds, on a new connection: what the server has beyond it is dropped.
+    /// `SessionExpired` if a lock is someone else's by now.
+    async fn sync_locks(
+        &self,
+        session: SessionId,
+        generation: u32,
+        incarnation: u64,
+        locks: Vec<Lock>,
+    ) -> MetaResult<()>;
+}
+
 /// Volumes of a server. For operators: not reachable with a volume's token.
 #[async_trait::async_trait]
 pub trait VolumeService: fmt::Debug + Send + Sync + 'static {
@@ -116,7 +179,32 @@ pub trait VolumeService: fmt::Debug + Send + Sync + 'static {
     /// Changes the quota; 0 means no limit. Below what is used it stops growth only.
     async fn set_quota(&self, id: VolumeId, bytes: u64, inodes: u64) -> MetaResult<VolumeInfo>;
 
-    /// Starts a volume's deletion: no session can be opened from then on, and records and objects go in the background.
-    /// `Busy` while a session holds it. Unknown and deleted volumes are fine.
+    /// Starts a volume's deletion: no session can be opened from then on, and records and objects go in the background,
+    /// once no snapshot of it and no volume made from it is left. Its name is free at once in that case, else when it is
+    /// gone. `Busy` while a session holds it. Unknown and deleted volumes are fine.
     async fn delete_volume(&self, id: VolumeId) -> MetaResult<()>;
+}
+
+/// Snapshots of a server's volumes, and volumes made from them. For operators, as [`VolumeService`].
+#[async_trait::async_trait]
+pub trait SnapshotService: fmt::Debug + Send + Sync + 'static {
+    /// Keeps the volume as it is now under a name, or answers the snapshot that has the name. Costs one record, however
+    /// many files there are. `Busy` at [`nokvfs_types::MAX_SNAPSHOTS`].
+    async fn create_snapshot(&self, volume: VolumeId, name: &str) -> MetaResult<SnapshotInfo>;
+
+    /// The snapshots of a volume, oldest first; of a deleted one too.
+    async fn list_snapshots(&self, volume: VolumeId) -> MetaResult<Vec<SnapshotInfo>>;
+
+    /// Deletes a snapshot; what only it kept goes in the background. Volumes made from it stay as they are. `Busy` while a
+    /// session reads it. An unknown one is fine.
+    async fn delete_snapshot(&self, volume: VolumeId, name: &str) -> MetaResult<()>;
+
+    /// Makes a writable volume that shows what its source does, and its token; or answers the one of that name if it was
+    /// made from the same. Costs a few records, however many files there are. `Busy` where the source is itself
+    /// [`nokvfs_types::MAX_BASES`] clones deep.
+    async fn clone_volume(&self, spec: CloneSpec) -> MetaResult<(VolumeInfo, Token)>;
+
+    /// Makes a volume what it was at a snapshot. Its snapshots stay, those made later too. `Busy` while a session holds
+    /// it.
+    async fn rollback_volume(&self, volume: VolumeId, snapshot: &str) -> MetaResult<VolumeInfo>;
 }

@@ -16,7 +16,7 @@ use nokvfs_types::{
 };
 
 const ROOT: InodeId = InodeId::ROOT;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Volume {
     engine: Arc<Engine>,
@@ -54,7 +54,14 @@ impl Volume {
             root_gid: 0,
         };
         let (info, token) = engine.create_volume(spec).await.unwrap();
-        let request = SessionRequest { volume: info.id, token, client: "test".into(), read_only: false, resume: None };
+        let request = SessionRequest {
+            volume: info.id,
+            token,
+            client: "test".into(),
+            read_only: false,
+            snapshot: None,
+            resume: None,
+        };
         let service = LocalService::open(Arc::clone(&engine), request).await.unwrap();
         Volume { engine, service, objects, id: info.id, _dir: dir }
     }

@@ -4,9 +4,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Attr, BodyView, Caller, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, Mutation, Name, SessionGrant,
-    SessionId, SessionRequest, Stamp, Token, VolumeId, VolumeInfo, VolumeSpec,
+    Applied, Attr, BodyView, Caller, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, Lock, LockPlace,
+    LockReply, Mutation, Name, OpId, SessionGrant, SessionId, SessionRequest, SnapshotInfo, Stamp, Token, VolumeId,
+    VolumeInfo, VolumeSpec,
 };
+
+/// The number of a session's connection: the first has 1, each further one a larger number.
+pub type Incarnation = u64;
+
+/// A wait for a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockWait {
+    /// What is waited for.
+    pub lock: Lock,
+    /// The request that waits; one lock at a time.
+    pub op: OpId,
+    /// As the last answer told.
+    pub place: Option<LockPlace>,
+}
 
 /// A session as its client holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,6 +96,27 @@ pub enum Call {
     },
     /// Answers `Unit`.
     DeleteVolume(VolumeId),
+    /// Keeps a volume as it is under a name. Answers `Snapshot`.
+    CreateSnapshot(VolumeId, String),
+    /// Answers `Snapshots`.
+    ListSnapshots(VolumeId),
+    /// Answers `Unit`.
+    DeleteSnapshot(VolumeId, String),
+    /// Answers `Created`.
+    CloneVolume(CloneSpec),
+    /// Makes a volume what it was at a snapshot. Answers `Volume`.
+    RollbackVolume(VolumeId, String),
+    /// Sets or gives back a lock without waiting. Answers `Lock`: done, held or recovering.
+    SetLock(SessionRef, Incarnation, Lock),
+    /// What is in the way of a lock. Answers `Lock`: done, held or recovering.
+    TestLock(SessionRef, Lock),
+    /// Waits a moment until a lock can be set. Answers `Lock`: done (set it now) or waiting.
+    WaitLock(SessionRef, Incarnation, LockWait),
+    /// A request waits for a lock of a file no more. Answers `Unit`.
+    ForgetWait(SessionRef, InodeId, OpId),
+    /// All locks that the session holds; what the server has beyond these is dropped, and requests of older connections
+    /// are refused from then on. Answers `Unit`.
+    SyncLocks(SessionRef, Incarnation, Vec<Lock>),
 }
 
 impl Call {
@@ -106,6 +142,16 @@ impl Call {
             Call::ListVolumes { .. } => "list_volumes",
             Call::SetQuota { .. } => "set_quota",
             Call::DeleteVolume(_) => "delete_volume",
+            Call::CreateSnapshot(..) => "create_snapshot",
+            Call::ListSnapshots(_) => "list_snapshots",
+            Call::DeleteSnapshot(..) => "delete_snapshot",
+            Call::CloneVolume(_) => "clone_volume",
+            Call::RollbackVolume(..) => "rollback_volume",
+            Call::SetLock(..) => "set_lock",
+            Call::TestLock(..) => "test_lock",
+            Call::WaitLock(..) => "wait_lock",
+            Call::ForgetWait(..) => "forget_wait",
+            Call::SyncLocks(..) => "sync_locks",
         }
     }
 
@@ -121,7 +167,12 @@ impl Call {
             | Call::Getxattr(session, ..)
             | Call::Listxattr(session, _)
             | Call::Body(session, ..)
-            | Call::Statfs(session) => Some(*session),
+            | Call::Statfs(session)
+            | Call::SetLock(session, ..)
+            | Call::TestLock(session, _)
+            | Call::WaitLock(session, ..)
+            | Call::ForgetWait(session, ..)
+            | Call::SyncLocks(session, ..) => Some(*session),
             Call::Mutate(stamp, ..) => Some(SessionRef { session: stamp.session, generation: stamp.generation }),
             Call::Ping
             | Call::OpenSession(_)
@@ -130,7 +181,12 @@ impl Call {
             | Call::Volume(_)
             | Call::ListVolumes { .. }
             | Call::SetQuota { .. }
-            | Call::DeleteVolume(_) => None,
+            | Call::DeleteVolume(_)
+            | Call::CreateSnapshot(..)
+            | Call::ListSnapshots(_)
+            | Call::DeleteSnapshot(..)
+            | Call::CloneVolume(_)
+            | Call::RollbackVolume(..) => None,
         }
     }
 }
@@ -189,6 +245,12 @@ pub enum Answer {
     Created(VolumeInfo, Token),
     /// Volumes.
     Volumes(Vec<VolumeInfo>),
+    /// A snapshot.
+    Snapshot(SnapshotInfo),
+    /// Snapshots of a volume.
+    Snapshots(Vec<SnapshotInfo>),
+    /// How a lock stands.
+    Lock(LockReply),
 }
 
 impl Answer {
@@ -208,6 +270,9 @@ impl Answer {
             Answer::Volume(_) => "volume",
             Answer::Created(..) => "created volume",
             Answer::Volumes(_) => "volumes",
+            Answer::Snapshot(_) => "snapshot",
+            Answer::Snapshots(_) => "snapshots",
+            Answer::Lock(_) => "lock",
         }
     }
 }

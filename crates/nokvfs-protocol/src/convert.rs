@@ -3,6 +3,7 @@
 mod attr;
 mod calls;
 mod error;
+mod lock;
 mod mutation;
 mod volume;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use nokvfs_types::*;
 
-use crate::call::{Answer, Call, SessionRef};
+use crate::call::{Answer, Call, LockWait, SessionRef};
 use crate::{Hello, HelloReply, encode_reply, encode_request};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/frames.txt");
@@ -34,13 +34,38 @@ fn spec() -> VolumeSpec {
     }
 }
 
+fn clone() -> CloneSpec {
+    CloneSpec { source: volume(), snapshot: Some("s".into()), name: "c".into(), quota_bytes: 5, quota_inodes: 6 }
+}
+
+fn snapshot() -> SnapshotInfo {
+    let usage = VolumeUsage { bytes: 5, inodes: 6 };
+    let created = Timestamp(-7);
+    SnapshotInfo { volume: volume(), name: "s".into(), version: Version(8), created, usage, clones: 9 }
+}
+
 fn info() -> VolumeInfo {
     let usage = VolumeUsage { bytes: 123_456_789, inodes: 42 };
-    VolumeInfo { id: volume(), mount: MountId(7), spec: spec(), state: VolumeState::Active, usage, sessions: 3 }
+    VolumeInfo {
+        id: volume(),
+        mount: MountId(7),
+        spec: spec(),
+        state: VolumeState::Active,
+        usage,
+        sessions: 3,
+        origins: vec![Origin { first: UploadId(9), volume: volume() }],
+    }
 }
 
 fn request(resume: Option<(SessionId, u32)>) -> SessionRequest {
-    SessionRequest { volume: volume(), token: Token([0xab; 32]), client: "node-1/pod".into(), read_only: true, resume }
+    SessionRequest {
+        volume: volume(),
+        token: Token([0xab; 32]),
+        client: "node-1/pod".into(),
+        read_only: true,
+        snapshot: Some("s".into()),
+        resume,
+    }
 }
 
 fn attr() -> Attr {
@@ -130,6 +155,18 @@ fn mutations() -> Vec<(&'static str, Mutation)> {
     ]
 }
 
+fn lock(kind: LockKind, lock_type: LockType) -> Lock {
+    let range = match kind {
+        LockKind::Posix => LockRange { start: 10, end: LockRange::MAX },
+        LockKind::Flock => LockRange::WHOLE,
+    };
+    Lock { inode: InodeId(99), owner: LockOwner(u64::MAX - 1), kind, range, lock_type, pid: 4711 }
+}
+
+fn wait(place: Option<LockPlace>) -> LockWait {
+    LockWait { lock: lock(LockKind::Flock, LockType::Exclusive), op: OpId(0xfeed), place }
+}
+
 /// One call of every kind.
 pub(crate) fn calls() -> Vec<(&'static str, Call)> {
     let inode = InodeId(99);
@@ -155,6 +192,19 @@ pub(crate) fn calls() -> Vec<(&'static str, Call)> {
         ("list_volumes_first", Call::ListVolumes { after: None, limit: 1 }),
         ("set_quota", Call::SetQuota { id: volume(), bytes: 1 << 30, inodes: 0 }),
         ("delete_volume", Call::DeleteVolume(volume())),
+        ("create_snapshot", Call::CreateSnapshot(volume(), "s".into())),
+        ("list_snapshots", Call::ListSnapshots(volume())),
+        ("delete_snapshot", Call::DeleteSnapshot(volume(), "s".into())),
+        ("clone_volume", Call::CloneVolume(clone())),
+        ("clone_volume_now", Call::CloneVolume(CloneSpec { snapshot: None, ..clone() })),
+        ("rollback_volume", Call::RollbackVolume(volume(), "s".into())),
+        ("set_lock", Call::SetLock(session(), 3, lock(LockKind::Posix, LockType::Exclusive))),
+        ("unlock", Call::SetLock(session(), 3, lock(LockKind::Posix, LockType::Unlock))),
+        ("test_lock", Call::TestLock(session(), lock(LockKind::Posix, LockType::Shared))),
+        ("wait_lock", Call::WaitLock(session(), 3, wait(None))),
+        ("wait_lock_again", Call::WaitLock(session(), 3, wait(Some(LockPlace(1 << 50))))),
+        ("forget_wait", Call::ForgetWait(session(), inode, OpId(0xfeed))),
+        ("sync_locks", Call::SyncLocks(session(), 4, vec![lock(LockKind::Posix, LockType::Shared)])),
     ];
     let caller = Caller { uid: 1000, gid: 100, groups: [4, 5].into() };
     calls.extend(
@@ -170,6 +220,10 @@ pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
     let entry = |text, kind, attr| DirEntry { name: name(text), inode: InodeId(99), kind, cookie: 1 << 62, attr };
     let entries = vec![entry("f", FileKind::File, Some(attr())), entry("d", FileKind::Directory, None)];
     let deleting = VolumeInfo { state: VolumeState::Deleting, ..info() };
+    let held = |pid| {
+        let range = LockRange { start: 10, end: 19 };
+        Answer::Lock(LockReply::Held(HeldLock { range, lock_type: LockType::Exclusive, pid }))
+    };
     let stat = FsStat { used_bytes: 1, total_bytes: 2, used_inodes: 3, total_inodes: u64::MAX };
     vec![
         ("unit", Answer::Unit),
@@ -188,6 +242,13 @@ pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
         ("volume", Answer::Volume(deleting)),
         ("created", Answer::Created(info(), Token([0xcd; 32]))),
         ("volumes", Answer::Volumes(vec![info()])),
+        ("snapshot", Answer::Snapshot(snapshot())),
+        ("snapshots", Answer::Snapshots(vec![snapshot()])),
+        ("lock_done", Answer::Lock(LockReply::Done)),
+        ("lock_held", held(None)),
+        ("lock_held_here", held(Some(4711))),
+        ("lock_waiting", Answer::Lock(LockReply::Waiting(LockPlace(1 << 50)))),
+        ("lock_recovering", Answer::Lock(LockReply::Recovering)),
     ]
 }
 
@@ -220,6 +281,10 @@ pub(crate) fn errors() -> Vec<MetaError> {
         MetaError::Corrupt(text()),
         MetaError::Internal(text()),
         MetaError::NotSupported(text()),
+        MetaError::Locked,
+        MetaError::Deadlock,
+        MetaError::NoLocks(text()),
+        MetaError::Interrupted,
     ]
 }
 

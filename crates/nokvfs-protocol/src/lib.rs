@@ -23,7 +23,7 @@ mod wire {
     include!(concat!(env!("OUT_DIR"), "/nokv.metadata.v1.rs"));
 }
 
-pub use call::{Answer, Call, Request, SessionRef};
+pub use call::{Answer, Call, Incarnation, LockWait, Request, SessionRef};
 pub use codec::{decode_reply, decode_request, encode_reply, encode_request};
 pub use errors::ProtocolError;
 pub use frame::{Frame, FrameKind, MAX_FRAME, MAX_HELLO, MAX_REQUEST, take_frame};

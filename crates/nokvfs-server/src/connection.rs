@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use nokvfs_failpoint::failpoint;
 use nokvfs_protocol::{
-    Answer, FEATURES, Frame, FrameKind, Hello, HelloReply, MAX_HELLO, MAX_REQUEST, ProtocolError, VERSION_MAX,
+    Answer, Call, FEATURES, Frame, FrameKind, Hello, HelloReply, MAX_HELLO, MAX_REQUEST, ProtocolError, VERSION_MAX,
     decode_request, encode_reply, take_frame,
 };
 use nokvfs_types::MetaError;
@@ -26,6 +27,8 @@ use crate::peer::Role;
 const READ_CHUNK: usize = 64 << 10;
 /// Bytes of requests that a connection may have in flight; a larger single one is taken alone.
 const IN_FLIGHT_BYTES: usize = 4 << 20;
+/// Requests of a connection that wait for a lock, besides those in flight: about a kilobyte each.
+const LOCK_WAITS: usize = 1024;
 
 /// A byte stream from a peer.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -105,6 +108,8 @@ struct Done {
     id: u64,
     bytes: usize,
     op: &'static str,
+    /// It waited for a lock.
+    waited: bool,
     started: Instant,
     reply: Result<Answer, MetaError>,
 }
@@ -117,6 +122,8 @@ struct Connection {
     outbound: Arc<Outbound>,
     running: FuturesUnordered<Running>,
     running_bytes: usize,
+    /// Those that wait for a lock.
+    waiting: usize,
     /// Whether replies were put that the writer was not told of.
     unflushed: bool,
 }
@@ -139,6 +146,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, stream: BoxStream, role: Role, bu
         outbound: Arc::clone(&outbound),
         running: FuturesUnordered::new(),
         running_bytes: 0,
+        waiting: 0,
         unflushed: false,
     };
     if let Err(error) = connection.run(reader, buffer, &end).await {
@@ -201,7 +209,7 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.running.len() < self.shared.limits.in_flight as usize
+        self.running.len() - self.waiting < self.shared.limits.in_flight as usize
             && self.running_bytes < IN_FLIGHT_BYTES
             && !self.outbound.is_full()
     }
@@ -215,21 +223,38 @@ impl Connection {
         let request = match decode_request(frame.message) {
             Ok(request) => request,
             Err(error) => {
-                self.reply(Done { id, bytes: 0, op: "malformed", started, reply: Err(error) });
+                self.reply(Done { id, bytes: 0, op: "malformed", waited: false, started, reply: Err(error) });
                 return Ok(());
             }
         };
         let op = request.call.name();
         let timeout = request.timeout.min(self.shared.limits.request_timeout);
+        failpoint!("server.asked");
+        let waited = matches!(request.call, Call::WaitLock(..));
+        if waited && self.waiting == LOCK_WAITS {
+            let reply = Err(MetaError::NoLocks(format!("{LOCK_WAITS} requests of the connection wait for a lock")));
+            self.reply(Done { id, bytes: 0, op, waited: false, started, reply });
+            return Ok(());
+        }
+        let draining = self.shared.draining.clone();
         let work = answer(Arc::clone(&self.shared.backend), Arc::clone(&self.peer), request.call);
         let mut running: Running = Box::pin(async move {
+            let work = async {
+                tokio::select! {
+                    biased;
+                    reply = work => reply,
+                    // Someone else's unlocking is nothing to wait for when the server stops.
+                    () = draining.cancelled(), if waited => Err(MetaError::Unavailable("the server is stopping".into())),
+                }
+            };
             let reply = tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(late(op, timeout)));
-            Done { id, bytes, op, started, reply }
+            Done { id, bytes, op, waited, started, reply }
         });
         match futures::poll!(running.as_mut()) {
             std::task::Poll::Ready(done) => self.reply(done),
             std::task::Poll::Pending => {
                 self.running_bytes += bytes;
+                self.waiting += usize::from(waited);
                 self.running.push(running);
             }
         }
@@ -241,6 +266,7 @@ impl Connection {
         let mut next = Some(first);
         while let Some(done) = next {
             self.running_bytes -= done.bytes;
+            self.waiting -= usize::from(done.waited);
             self.reply(done);
             if self.outbound.is_full() {
                 return;
@@ -250,6 +276,7 @@ impl Connection {
     }
 
     fn reply(&mut self, done: Done) {
+        failpoint!("server.answering");
         self.shared.metrics.request(done.op, done.started.elapsed(), done.reply.as_ref().err());
         self.outbound.put(|out| encode_reply(out, done.id, &done.reply));
         self.unflushed = true;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use nokvfs_protocol::{Answer, Call, SessionRef};
+use nokvfs_meta::service::LOCK_PATIENCE;
+use nokvfs_protocol::{Answer, Call, LockWait, SessionRef};
 use nokvfs_types::{MetaError, SessionGrant, SessionId, SessionRequest};
 use parking_lot::Mutex;
 
@@ -43,6 +44,11 @@ impl Peer {
             | Call::ListVolumes { .. }
             | Call::SetQuota { .. }
             | Call::DeleteVolume(_)
+            | Call::CreateSnapshot(..)
+            | Call::ListSnapshots(_)
+            | Call::DeleteSnapshot(..)
+            | Call::CloneVolume(_)
+            | Call::RollbackVolume(..)
                 if self.role != Role::Control =>
             {
                 Err(MetaError::Unauthorized("volumes are for the role nokv-control".into()))
@@ -99,6 +105,35 @@ pub(crate) async fn answer(backend: Arc<dyn Backend>, peer: Arc<Peer>, call: Cal
         Call::SetQuota { id, bytes, inodes } => Answer::Volume(backend.set_quota(id, bytes, inodes).await?),
         Call::DeleteVolume(id) => {
             backend.delete_volume(id).await?;
+            Answer::Unit
+        }
+        Call::CreateSnapshot(volume, name) => Answer::Snapshot(backend.create_snapshot(volume, &name).await?),
+        Call::ListSnapshots(volume) => Answer::Snapshots(backend.list_snapshots(volume).await?),
+        Call::DeleteSnapshot(volume, name) => {
+            backend.delete_snapshot(volume, &name).await?;
+            Answer::Unit
+        }
+        Call::CloneVolume(spec) => {
+            let (info, token) = backend.clone_volume(spec).await?;
+            Answer::Created(info, token)
+        }
+        Call::RollbackVolume(volume, snapshot) => Answer::Volume(backend.rollback_volume(volume, &snapshot).await?),
+        Call::SetLock(session, incarnation, lock) => {
+            Answer::Lock(backend.set_lock(session.session, session.generation, incarnation, lock).await?)
+        }
+        Call::TestLock(session, lock) => {
+            Answer::Lock(backend.test_lock(session.session, session.generation, lock).await?)
+        }
+        Call::WaitLock(SessionRef { session, generation }, incarnation, LockWait { lock, op, place }) => {
+            let waited = backend.wait_lock(session, generation, incarnation, (lock, op), place, LOCK_PATIENCE);
+            Answer::Lock(waited.await?)
+        }
+        Call::ForgetWait(session, inode, op) => {
+            backend.forget_wait(session.session, session.generation, inode, op).await?;
+            Answer::Unit
+        }
+        Call::SyncLocks(session, incarnation, locks) => {
+            backend.sync_locks(session.session, session.generation, incarnation, locks).await?;
             Answer::Unit
         }
     })

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nokvfs_failpoint::failpoint;
 use parking_lot::Mutex;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -73,6 +74,7 @@ impl Outbound {
                     tracing::debug!(%error, "writing replies");
                     break;
                 }
+                failpoint!("server.answered");
                 batch.clear();
                 if batch.capacity() > KEEP {
                     batch = BytesMut::new();

@@ -78,6 +78,18 @@ pub enum MetaError {
     /// An error inside the server; says what to look at.
     #[error("internal: {0}")]
     Internal(String),
+    /// Someone else holds the lock.
+    #[error("locked by someone else")]
+    Locked,
+    /// Waiting for the lock would never end: its holder waits for the one that asks.
+    #[error("waiting for this lock would be a deadlock")]
+    Deadlock,
+    /// A limit of locks or of those that wait for one is reached; says which.
+    #[error("no locks: {0}")]
+    NoLocks(String),
+    /// The caller stopped waiting.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 impl MetaError {
@@ -102,6 +114,10 @@ impl MetaError {
             MetaError::Unauthorized(_) => libc::EACCES,
             MetaError::Busy(_) => libc::EBUSY,
             MetaError::NotSupported(_) => libc::EOPNOTSUPP,
+            MetaError::Locked => libc::EAGAIN,
+            MetaError::Deadlock => libc::EDEADLK,
+            MetaError::NoLocks(_) => libc::ENOLCK,
+            MetaError::Interrupted => libc::EINTR,
             MetaError::TooFragmented(_)
             | MetaError::SessionExpired(_)
             | MetaError::Superseded(_)

@@ -9,6 +9,7 @@ mod body;
 mod errors;
 mod event;
 mod ids;
+mod lock;
 mod name;
 mod ops;
 mod volume;
@@ -21,11 +22,13 @@ pub use body::{
 pub use errors::MetaError;
 pub use event::{Event, RecordFamily};
 pub use ids::{InodeId, MountId, OpId, SessionId, UploadId, Version, VolumeId};
+pub use lock::{HeldLock, Lock, LockKind, LockOwner, LockPlace, LockRange, LockReply, LockType};
 pub use name::{MAX_NAME, MAX_SYMLINK, MAX_XATTR_NAME, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, Name};
 pub use ops::{
     Ack, Applied, Caller, DirEntry, DirPage, Fallocate, FsStat, Mutation, NewNode, Publish, RenameMode, SetAttr,
     SetTime, Stamp, XattrMode,
 };
 pub use volume::{
-    Heartbeat, HeartbeatReply, SessionGrant, SessionRequest, Token, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
+    CloneSpec, Heartbeat, HeartbeatReply, MAX_BASES, MAX_SNAPSHOTS, Origin, SessionGrant, SessionRequest, SnapshotInfo,
+    Token, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
 };

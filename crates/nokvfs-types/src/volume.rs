@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{InodeId, MountId, SessionId, VolumeId};
+use crate::{InodeId, MountId, SessionId, Timestamp, UploadId, Version, VolumeId};
 
 /// What a volume is made from. Creation is idempotent by name: the same spec again answers the volume that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub enum VolumeState {
     Active,
     /// Deleted; its records and objects are being removed.
     Deleting,
+    /// Deleted or rolled back; kept, without a name, while snapshots of it or volumes made from it are there.
+    Hidden,
 }
 
 /// What a volume uses, from counters that change with each command.
@@ -54,6 +56,63 @@ pub struct VolumeInfo {
     pub usage: VolumeUsage,
     /// Live sessions.
     pub sessions: u32,
+    /// Whose objects its files' uploads are, by descending first upload: its own come first, those of what it was cloned
+    /// from follow. At most [`MAX_BASES`] + 1.
+    pub origins: Vec<Origin>,
+}
+
+impl VolumeInfo {
+    /// The volume whose objects an upload's are.
+    pub fn origin(&self, upload: UploadId) -> VolumeId {
+        self.origins.iter().find(|origin| upload >= origin.first).map_or(self.id, |origin| origin.volume)
+    }
+}
+
+/// Uploads from a number on are objects of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The first of them.
+    pub first: UploadId,
+    /// The volume.
+    pub volume: VolumeId,
+}
+
+/// Volumes that a volume can build on, one on the other.
+pub const MAX_BASES: usize = 8;
+
+/// Most snapshots of a volume.
+pub const MAX_SNAPSHOTS: usize = 1024;
+
+/// A moment of a volume that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// The volume that it was made of.
+    pub volume: VolumeId,
+    /// Name in the volume: 1 to 253 bytes of `[a-z0-9.-]`, first and last alphanumeric.
+    pub name: String,
+    /// The commit that it was.
+    pub version: Version,
+    /// When it was made.
+    pub created: Timestamp,
+    /// What the volume used, without files that were unlinked and open.
+    pub usage: VolumeUsage,
+    /// Volumes that were made from it and are there.
+    pub clones: u32,
+}
+
+/// What a volume is cloned from, and how the new one differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloneSpec {
+    /// The volume to clone.
+    pub source: VolumeId,
+    /// Its snapshot, or the volume as it is now.
+    pub snapshot: Option<String>,
+    /// The new volume's name, as in [`VolumeSpec`].
+    pub name: String,
+    /// The new volume's limit of mapped bytes; 0: none.
+    pub quota_bytes: u64,
+    /// The new volume's limit of inodes; 0: none.
+    pub quota_inodes: u64,
 }
 
 /// A volume's secret: who has it may open sessions on that volume and no other. 32 bytes.
@@ -91,6 +150,8 @@ pub struct SessionRequest {
     pub client: String,
     /// No mutation is allowed in it.
     pub read_only: bool,
+    /// The snapshot to read; the session is then read-only. `None`: the volume as it is.
+    pub snapshot: Option<String>,
     /// Take over this session with the next generation, instead of a new one.
     pub resume: Option<(SessionId, u32)>,
 }

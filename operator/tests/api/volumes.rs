@@ -43,6 +43,7 @@ impl VolumeService for Volumes {
             state: VolumeState::Active,
             usage: VolumeUsage { bytes: 1 << 20, inodes: 3 },
             sessions: 1,
+            origins: Vec::new(),
         });
         Ok((info.clone(), Token([7; 32])))
     }

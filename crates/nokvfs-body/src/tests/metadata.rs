@@ -56,6 +56,7 @@ impl Metadata {
             state: VolumeState::Active,
             usage: VolumeUsage::default(),
             sessions: 1,
+            origins: Vec::new(),
         };
         Arc::new(Self { volume, objects, state: Mutex::default() })
     }
@@ -359,6 +360,23 @@ impl MetadataService for Metadata {
 
     async fn statfs(&self, _: &RequestContext) -> MetaResult<FsStat> {
         Ok(FsStat { used_bytes: 0, total_bytes: 0, used_inodes: 0, total_inodes: 0 })
+    }
+
+    async fn lock(
+        &self,
+        _: &RequestContext,
+        lock: nokvfs_types::Lock,
+        _: Option<nokvfs_meta::service::GiveUp>,
+    ) -> MetaResult<()> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
+    async fn test_lock(
+        &self,
+        _: &RequestContext,
+        lock: nokvfs_types::Lock,
+    ) -> MetaResult<Option<nokvfs_types::HeldLock>> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
     }
 
     fn opened(&self, _: InodeId) {}

@@ -42,8 +42,14 @@ impl Served {
         let endpoint =
             config.server.parse().map_err(|error| invalid(format!("server {:?}: {error}", config.server)))?;
         let store = S3Store::new(s3_options(&config)).map_err(of_store)?;
-        let request =
-            SessionRequest { volume, token, client: config.client.clone(), read_only: config.read_only, resume: None };
+        let request = SessionRequest {
+            volume,
+            token,
+            client: config.client.clone(),
+            read_only: config.read_only,
+            snapshot: None,
+            resume: None,
+        };
         let tls = config.tls.as_ref().map(|tls| TlsConfig {
             ca: tls.ca.clone(),
             cert: tls.cert.clone(),

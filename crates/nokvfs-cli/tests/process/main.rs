@@ -2,6 +2,9 @@
 
 mod dev;
 mod fixture;
+#[path = "../../../nokvfs-meta/tests/fsck/mod.rs"]
+mod fsck;
+mod kills;
 mod load;
 mod mounter;
 mod refusals;

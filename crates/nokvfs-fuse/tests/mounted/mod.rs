@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 pub struct Volume {
     pub runtime: Runtime,
     pub store: Arc<FaultStore>,
-    engine: Arc<Engine>,
+    pub engine: Arc<Engine>,
     id: VolumeId,
     token: Token,
     _data: tempfile::TempDir,
@@ -70,6 +70,7 @@ impl Volume {
             token: self.token,
             client: "test".into(),
             read_only: options.read_only,
+            snapshot: None,
             resume: None,
         };
         let session = self.runtime.block_on(LocalService::open(self.engine.clone(), request)).unwrap();

@@ -2,7 +2,7 @@
 
 use nokvfs_types::{Event, MountId, Version};
 
-use crate::layout::Tree;
+use crate::layout::{Content, Tree};
 
 /// Most bytes of one command. With the batch that it joins and the copy in the journal entry it
 /// stays below the engine's 16 MiB: 2 x (6 + 1.25) = 14.5.
@@ -20,8 +20,8 @@ pub struct MetadataCommand {
     pub version: Version,
     /// Prefixes that must have nothing in the store.
     pub empty: Vec<(Tree, Vec<u8>)>,
-    /// Payload per key, or `None` to delete; in the order of keys.
-    pub mutations: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// What is left under each key, or `None` to delete; in the order of keys.
+    pub mutations: Vec<(Vec<u8>, Option<Content>)>,
     /// For watchers.
     pub events: Vec<(MountId, Event)>,
 }
@@ -32,7 +32,10 @@ impl MetadataCommand {
         let changes: usize = self
             .mutations
             .iter()
-            .map(|(key, payload)| key.len() + payload.as_ref().map_or(0, Vec::len) + CHANGE_COST)
+            .map(|(key, content)| {
+                let payload = content.as_ref().and_then(Content::record);
+                key.len() + payload.map_or(0, <[u8]>::len) + CHANGE_COST
+            })
             .sum();
         // A name is the longest part of an event.
         changes + self.events.len() * 300

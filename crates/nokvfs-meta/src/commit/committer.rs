@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{InodeId, MetaError, MountId, Name, Version};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -120,13 +121,17 @@ impl Committer {
     /// Starts the committer of a store. Nothing else may write to it.
     ///
     /// # Errors
-    /// [`MetaError::Unavailable`] if the journal's directory can't be used or there can be no further thread.
+    /// [`MetaError::Unavailable`] if the journal's directory can't be used or there can be no further thread;
+    /// [`MetaError::Corrupt`] if the store lost commits that the journal can't give back.
     pub fn start(store: Arc<dyn MetaStore>, options: CommitterOptions) -> MetaResult<Committer> {
-        let (_, tail) = store.journal()?;
         let mut segments = options.journal.clone().map(|dir| Segments::open(dir, options.journal_limit)).transpose()?;
         if let Some(segments) = &mut segments {
+            failpoint!("open.segments");
+            segments.restore(&*store)?;
             segments.catch_up(&*store)?;
+            failpoint!("open.caught_up");
         }
+        let (_, tail) = store.journal()?;
         let durable = tail.version();
         let health = Health {
             state: StoreState::Open,

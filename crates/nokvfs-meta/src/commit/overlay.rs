@@ -6,11 +6,11 @@ use std::ops::Bound;
 use nokvfs_types::{Event, MountId, Version};
 
 use super::command::MetadataCommand;
-use crate::layout::{Tree, seal_value, tree_of};
+use crate::layout::{Content, Tree, seal_value, tree_of};
 use crate::store::{Base, Change, Guard};
 
-/// A record's commit and payload.
-pub(crate) type Versioned = (Version, Vec<u8>);
+/// What a commit left under a key.
+pub(crate) type Versioned = (Version, Content);
 
 /// A record in the overlay.
 #[derive(Debug)]
@@ -56,8 +56,8 @@ impl Overlay {
     /// Takes a command's writes over.
     pub(crate) fn absorb(&mut self, command: MetadataCommand) {
         self.cost += command.cost();
-        for (key, payload) in command.mutations {
-            let value = payload.map(|payload| (command.version, payload));
+        for (key, content) in command.mutations {
+            let value = content.map(|content| (command.version, content));
             match self.slots.get_mut(&key) {
                 Some(slot) => {
                     slot.value = value;
@@ -88,7 +88,7 @@ impl Overlay {
                 guards.push(Guard::Record { tree, key, base: slot.base });
                 continue;
             }
-            let value = slot.value.map(|(version, payload)| seal_value(&key, version, &payload));
+            let value = slot.value.map(|(version, content)| seal_value(&key, version, &content));
             changes.push(Change { tree, key, base: slot.base, value });
         }
         Finished { guards, changes, events: self.events }

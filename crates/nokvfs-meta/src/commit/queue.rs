@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{MetaError, Version};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -164,6 +165,7 @@ impl Queue {
             }
         }
         self.arrived.notify_one();
+        failpoint!("commit.queued");
         result.await.unwrap_or_else(|_| Err(stopped()))
     }
 

@@ -7,11 +7,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::MetaError;
 
-use super::journal::verify;
+use super::journal::{JournalBatch, verify};
 use crate::service::MetaResult;
-use crate::store::{Anchor, Envelope, MetaStore};
+use crate::store::{Anchor, Base, Batch, Change, Envelope, MetaStore};
 
 const MAGIC: &[u8; 8] = b"NOKVJNL1";
 /// Magic, sequence, digest, CRC32C.
@@ -44,6 +45,9 @@ impl Segments {
     pub fn open(dir: impl Into<PathBuf>, limit: u64) -> MetaResult<Segments> {
         let dir = dir.into();
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, error))?;
+        // Its own name; those of the segments are synced one by one.
+        let named = dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all());
+        named.map_err(|error| failed(&dir, error))?;
         let mut segments = Segments { end: Anchor { sequence: 0, digest: [0; 32] }, file: None, limit, dir };
         while let Some((_, path)) = list(&segments.dir)?.pop() {
             let Ok(mut reader) = SegmentReader::open(&path) else {
@@ -64,6 +68,46 @@ impl Segments {
     /// The position after the last entry.
     pub fn end(&self) -> Anchor {
         self.end
+    }
+
+    /// Gives the store what it lost. An entry comes here once it is durable in the store, so one that is beyond the store's
+    /// end was there: its log was damaged, or it is an older copy.
+    ///
+    /// # Errors
+    /// [`MetaError::Corrupt`] if the entries do not go on from where the store ends; what the store answers.
+    pub fn restore(&self, store: &dyn MetaStore) -> MetaResult<()> {
+        let (_, mut tail) = store.journal()?;
+        if self.end.sequence <= tail.sequence {
+            return Ok(());
+        }
+        tracing::error!(
+            store = tail.sequence,
+            journal = self.end.sequence,
+            "the store lost commits; the journal has them"
+        );
+        for (number, path) in list(&self.dir)? {
+            if number > tail.sequence {
+                break;
+            }
+            let mut reader = SegmentReader::open(&path)?;
+            while let Some(envelope) = reader.next_envelope()? {
+                if envelope.previous == tail {
+                    tail = envelope.current;
+                    let batch = again(envelope)?;
+                    store.commit(&batch).map_err(|error| MetaError::Unavailable(error.to_string()))?;
+                }
+            }
+        }
+        if tail == self.end {
+            return Ok(());
+        }
+        Err(MetaError::Corrupt(format!(
+            "the metadata store: it ends after batch {} and the journal in {} after {}, with a gap or another history \
+             between them. Bring the right store back, or move that folder away to go on without what is lost",
+            tail.sequence,
+            self.dir.display(),
+            self.end.sequence
+        )))
     }
 
     /// Fetches what the engine's log has beyond the segments. After a gap (segments that were lost) it starts anew at
@@ -125,7 +169,9 @@ impl Segments {
         let Some((file, len)) = &mut self.file else {
             return Err(MetaError::Internal("the journal has no open segment".into()));
         };
+        failpoint!("segment.appending");
         file.write_all(&frame).map_err(|error| failed(dir, error))?;
+        failpoint!("segment.appended");
         *len += frame.len() as u64;
         self.end = envelope.current;
         Ok(())
@@ -136,6 +182,7 @@ impl Segments {
     /// # Errors
     /// [`MetaError::Unavailable`] if the disk fails.
     pub fn sync(&mut self) -> MetaResult<()> {
+        failpoint!("segment.syncing");
         if let Some((file, _)) = &self.file
             && let Err(error) = file.sync_data()
         {
@@ -157,7 +204,9 @@ impl Segments {
         header.extend_from_slice(&crc32c::crc32c(&header).to_le_bytes());
         let start = || -> io::Result<File> {
             let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&path)?;
+            failpoint!("segment.made");
             file.write_all(&header)?;
+            failpoint!("segment.begun");
             file.sync_data()?;
             File::open(&self.dir)?.sync_all()?;
             Ok(file)
@@ -167,6 +216,7 @@ impl Segments {
     }
 
     fn drop_oldest(&self) -> MetaResult<()> {
+        failpoint!("segment.rotated");
         let mut files = Vec::new();
         for (_, path) in list(&self.dir)? {
             let len = fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
@@ -183,6 +233,13 @@ impl Segments {
         }
         Ok(())
     }
+}
+
+/// The batch of an entry, for a store that is as it was before it.
+fn again(envelope: Envelope) -> MetaResult<Batch> {
+    let changes = JournalBatch::decode(&envelope.payload)?.changes;
+    let change = |(tree, key, value)| Change { tree, key, base: Base::Unread, value };
+    Ok(Batch { guards: Vec::new(), changes: changes.into_iter().map(change).collect(), envelope })
 }
 
 fn frame(envelope: &Envelope) -> Vec<u8> {

@@ -132,7 +132,7 @@ impl State {
 fn record_of(command: &MetadataCommand, mount: MountId, inode: InodeId) -> Option<InodeRecord> {
     let key = Key::Inode(mount, inode).encode();
     let at = command.mutations.binary_search_by(|(changed, _)| changed.cmp(&key)).ok()?;
-    let decoded = InodeRecord::decode(command.mutations[at].1.as_deref()?);
+    let decoded = InodeRecord::decode(command.mutations[at].1.as_ref()?.record()?);
     decoded.inspect_err(|error| tracing::error!(%inode, %error, "a directory that was just planned can't be read")).ok()
 }
 

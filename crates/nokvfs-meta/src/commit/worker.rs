@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{MetaError, Timestamp, Version};
 
 use super::command::{BATCH_TARGET, COMMAND_LIMIT};
@@ -225,6 +226,7 @@ impl Worker {
         let version = Version(self.last.0 + 1);
         let Building { overlay, now, .. } = &mut self.building;
         let mut txn = Txn::new(&*self.store, self.flight.as_deref(), overlay, version, *now, self.full.as_deref());
+        failpoint!("commit.planning");
         if !job.plan(&mut txn) {
             return false;
         }
@@ -248,8 +250,10 @@ impl Worker {
         let early = job.early_after().is_some_and(|after| after.0 <= durable);
         self.shared.unsettled.note(&command);
         overlay.absorb(command);
+        failpoint!("commit.planned");
         if early {
             job.answer_early();
+            failpoint!("commit.answered_early");
         }
         early
     }
@@ -293,6 +297,7 @@ impl Worker {
         let batch = Batch { guards: finished.guards, changes: finished.changes, envelope };
         let flight = Arc::new(Flight::new(batch));
         self.flight = Some(Arc::clone(&flight));
+        failpoint!("commit.handed_over");
         if let Err(prepared) = self.writer.write(Prepared { flight, jobs, last: self.last }) {
             refuse(prepared.jobs.into_iter(), WRITER_GONE);
             self.lost_writer();
@@ -330,6 +335,7 @@ impl Worker {
         match landed.result {
             Ok(()) => {
                 self.busy = Instant::now();
+                failpoint!("commit.landed");
                 self.keep(&flight.batch.envelope);
             }
             Err(reason) => self.fail(reason),
@@ -388,13 +394,16 @@ impl Worker {
 
     /// Moves finished journal entries to segments, then shortens the log. No batch runs meanwhile: this is the thread.
     fn checkpoint(&mut self) {
+        failpoint!("checkpoint.begun");
         self.busy = Instant::now();
         let kept = match &mut self.segments {
             Some(segments) => segments.catch_up(&*self.store).and_then(|()| segments.sync()),
             None => Ok(()),
         };
+        failpoint!("checkpoint.segments_synced");
         match kept.and_then(|()| self.store.checkpoint()) {
             Ok(()) => {
+                failpoint!("checkpoint.done");
                 self.wal = 0;
                 self.stuck = None;
                 self.behind(None);
@@ -431,6 +440,7 @@ impl Worker {
         }
         // The engine may shorten its log when it closes.
         self.sync_segments();
+        failpoint!("reopen.begun");
         let Some(broken) = &mut self.broken else { return };
         let outcome = self.store.reopen().and_then(|()| self.store.journal());
         match outcome {
@@ -439,6 +449,7 @@ impl Worker {
                 self.tail = tail;
                 self.last = self.last.max(tail.version());
                 self.broken = None;
+                failpoint!("reopen.done");
                 // All that is readable now came from the disk.
                 self.shared.publish(self.last);
                 self.measure();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{MetaError, Version};
 
 use super::committer::Shared;
@@ -99,9 +100,11 @@ fn write(store: &dyn MetaStore, shared: &Shared, prepared: Prepared) -> Landed {
     let Prepared { flight, mut jobs, last } = prepared;
     // Also if the engine panics: scans wait for it.
     let landing = Landing(&flight);
+    failpoint!("commit.writing");
     let result = store.commit(&flight.batch).map_err(|error| error.to_string());
     match &result {
         Ok(()) => {
+            failpoint!("commit.durable");
             shared.publish(last);
             let mut health = shared.health.lock();
             health.batches += 1;
@@ -113,6 +116,7 @@ fn write(store: &dyn MetaStore, shared: &Shared, prepared: Prepared) -> Landed {
         }
     }
     drop(landing);
+    failpoint!("commit.answering");
     jobs.into_iter().for_each(|job| job.answer());
     Landed { result }
 }

@@ -3,19 +3,22 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use nokvfs_failpoint::failpoint;
 use nokvfs_object::ObjectError;
 use nokvfs_types::{
-    FileKind, InodeId, MetaError, MountId, Token, Version, VolumeId, VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
-    owner_key,
+    FileKind, InodeId, MetaError, MountId, Token, UploadId, Version, VolumeId, VolumeInfo, VolumeSpec, VolumeState,
+    VolumeUsage, owner_key,
 };
 use sha2::{Digest, Sha256};
 
+use super::snapshots::is_needed;
 use super::{Core, Engine, object_error};
 use crate::commit::Txn;
 use crate::layout::{
     AllocatorRecord, Body, CountersRecord, InodeRecord, Key, KeyPrefix, ServerRecord, VolumeNameRecord, VolumeRecord,
     VolumeUuidRecord,
 };
+use crate::lineage::Lineage;
 use crate::service::{MetaResult, VolumeService};
 use crate::store::ReadRecords;
 
@@ -36,12 +39,16 @@ impl VolumeService for Engine {
         }
         let id = VolumeId::random();
         core.claim(id).await?;
+        failpoint!("volume.claimed");
         let token = core.token(id, 0)?;
         let token_hash = Sha256::digest(token.0).into();
         let wanted = spec.clone();
         let made = core.committer.submit(move |txn| create(txn, id, &wanted, token_hash)).await;
         match made {
-            Ok(None) => Ok((core.volume_info(id).await?, token)),
+            Ok(None) => {
+                failpoint!("volume.made");
+                Ok((core.volume_info(id).await?, token))
+            }
             Ok(Some(mount)) => {
                 core.disown(id).await;
                 core.same(mount, &spec).await
@@ -113,7 +120,7 @@ impl VolumeService for Engine {
                 let Some(reference) = txn.get::<VolumeUuidRecord>(&Key::VolumeUuid(id))? else { return Ok(()) };
                 let key = Key::Volume(reference.mount);
                 let Some(mut record) = txn.get::<VolumeRecord>(&key)? else { return Ok(()) };
-                if record.state == VolumeState::Deleting {
+                if record.state != VolumeState::Active {
                     return Ok(());
                 }
                 if !txn.is_empty(&KeyPrefix::sessions_of(reference.mount))? {
@@ -121,11 +128,21 @@ impl VolumeService for Engine {
                         "the volume is mounted; unmount it everywhere, or wait until lost mounts have expired".into(),
                     ));
                 }
-                record.state = VolumeState::Deleting;
+                // Deleted, it has no name, and is there for its snapshots and those who build on it.
+                record.state = match is_needed(txn, reference.mount, &record)? {
+                    true => VolumeState::Hidden,
+                    false => VolumeState::Deleting,
+                };
+                if record.state == VolumeState::Hidden {
+                    record.prune = txn.version();
+                    txn.delete(&Key::VolumeName(record.spec.name.clone()))?;
+                }
                 txn.put(&key, &record)
             })
             .await?;
+        failpoint!("volume.deleting");
         core.wake.volumes.notify_one();
+        core.wake.history.notify_one();
         Ok(())
     }
 }
@@ -173,7 +190,7 @@ impl Core {
     }
 
     /// Puts the marker that makes a volume's objects ours.
-    async fn claim(&self, id: VolumeId) -> MetaResult<()> {
+    pub(super) async fn claim(&self, id: VolumeId) -> MetaResult<()> {
         let ours = Bytes::from(self.server.uuid.to_string().into_bytes());
         let put = self.objects.put_if_absent(&owner_key(id), ours).await;
         if put.map_err(|error| object_error(&error))? {
@@ -231,7 +248,7 @@ impl Core {
     }
 
     /// Removes the marker of a volume that was not made.
-    async fn disown(&self, id: VolumeId) {
+    pub(super) async fn disown(&self, id: VolumeId) {
         self.owned.lock().remove(&id);
         if let Err(error) = self.objects.delete(&[owner_key(id)]).await {
             tracing::warn!(volume = %id, %error, "the marker object of a volume that was not made stays behind");
@@ -251,19 +268,25 @@ fn foreign(id: VolumeId, found: &[u8]) -> MetaError {
 fn info(mount: MountId, record: VolumeRecord, counters: Option<CountersRecord>, sessions: u32) -> VolumeInfo {
     let usage = counters
         .map_or_else(VolumeUsage::default, |counters| VolumeUsage { bytes: counters.bytes, inodes: counters.inodes });
-    VolumeInfo { id: record.id, mount, spec: record.spec, state: record.state, usage, sessions }
+    let origins = Lineage::new(mount, &record, None).origins();
+    VolumeInfo { id: record.id, mount, spec: record.spec, state: record.state, usage, sessions, origins }
 }
 
-fn check_spec(spec: &VolumeSpec) -> MetaResult<()> {
-    let bytes = spec.name.as_bytes();
+/// Refuses what can't name a volume or a snapshot.
+pub(super) fn check_name(name: &str) -> MetaResult<()> {
+    let bytes = name.as_bytes();
     let ends = [bytes.first(), bytes.last()].into_iter().flatten().all(u8::is_ascii_alphanumeric);
     let allowed = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
     if bytes.is_empty() || bytes.len() > NAME_MAX || !ends || !bytes.iter().all(allowed) {
         return Err(MetaError::Invalid(format!(
-            "{:?} can't name a volume: 1 to {NAME_MAX} of a-z, 0-9, '-' and '.', a letter or digit at both ends",
-            spec.name
+            "{name:?} can't be a name: 1 to {NAME_MAX} of a-z, 0-9, '-' and '.', a letter or digit at both ends"
         )));
     }
+    Ok(())
+}
+
+fn check_spec(spec: &VolumeSpec) -> MetaResult<()> {
+    check_name(&spec.name)?;
     if spec.root_mode > 0o7777 {
         return Err(MetaError::Invalid(format!("root mode {:o} has more than 12 bits", spec.root_mode)));
     }
@@ -276,18 +299,21 @@ fn create(txn: &mut Txn<'_>, id: VolumeId, spec: &VolumeSpec, token_hash: [u8; 3
     if let Some(found) = txn.get::<VolumeNameRecord>(&name)? {
         return Ok(Some(found.mount));
     }
-    txn.check_room()?;
-    let mut server: ServerRecord =
-        txn.get(&Key::Server)?.ok_or_else(|| MetaError::Corrupt("the server's own record is missing".into()))?;
-    let mount = MountId(server.next_mount);
-    server.next_mount += 1;
-    txn.put(&Key::Server, &server)?;
-    txn.put(&name, &VolumeNameRecord { mount })?;
-    txn.put(&Key::VolumeUuid(id), &VolumeUuidRecord { mount })?;
-    let record = VolumeRecord { id, spec: spec.clone(), state: VolumeState::Active, token_hash, token_epoch: 0 };
-    txn.put(&Key::Volume(mount), &record)?;
-    txn.put(&Key::Counters(mount), &CountersRecord { bytes: 0, inodes: 1 })?;
-    txn.put(&Key::Allocator(mount), &AllocatorRecord { next_inode: InodeId::ROOT.0 + 1, next_upload: 1 })?;
+    let record = VolumeRecord {
+        id,
+        spec: spec.clone(),
+        state: VolumeState::Active,
+        token_hash,
+        token_epoch: 0,
+        pinned: Version(0),
+        prune: Version(0),
+        first_upload: UploadId(1),
+        bases: Vec::new(),
+        formers: Vec::new(),
+    };
+    let allocators = AllocatorRecord { next_inode: InodeId::ROOT.0 + 1, next_upload: record.first_upload.0 };
+    let counters = CountersRecord { inodes: 1, ..CountersRecord::default() };
+    let mount = insert(txn, Made { record, allocators, counters })?;
     let now = txn.now();
     let root = InodeRecord {
         kind: FileKind::Directory,
@@ -308,4 +334,27 @@ fn create(txn: &mut Txn<'_>, id: VolumeId, spec: &VolumeSpec, token_hash: [u8; 3
     };
     txn.put(&Key::Inode(mount, InodeId::ROOT), &root)?;
     Ok(None)
+}
+
+/// A volume to be.
+pub(super) struct Made {
+    pub record: VolumeRecord,
+    pub allocators: AllocatorRecord,
+    pub counters: CountersRecord,
+}
+
+/// Gives a volume a number, and that number its name and identity.
+pub(super) fn insert(txn: &mut Txn<'_>, made: Made) -> MetaResult<MountId> {
+    txn.check_room()?;
+    let mut server: ServerRecord =
+        txn.get(&Key::Server)?.ok_or_else(|| MetaError::Corrupt("the server's own record is missing".into()))?;
+    let mount = MountId(server.next_mount);
+    server.next_mount += 1;
+    txn.put(&Key::Server, &server)?;
+    txn.put(&Key::VolumeName(made.record.spec.name.clone()), &VolumeNameRecord { mount })?;
+    txn.put(&Key::VolumeUuid(made.record.id), &VolumeUuidRecord { mount })?;
+    txn.put(&Key::Volume(mount), &made.record)?;
+    txn.put(&Key::Counters(mount), &made.counters)?;
+    txn.put(&Key::Allocator(mount), &made.allocators)?;
+    Ok(mount)
 }

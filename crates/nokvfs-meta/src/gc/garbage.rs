@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::SliceId;
 
 use super::Next;
 use crate::engine::Core;
-use crate::layout::{GarbageRecord, Key, KeyPrefix};
+use crate::layout::{GarbageRecord, Key, KeyPrefix, SliceRecord};
 use crate::plan::GARBAGE_RECORDS;
 use crate::service::MetaResult;
 use crate::store::ReadRecords;
@@ -24,7 +25,7 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     let Some(until) = core.garbage_until() else {
         return Ok(Next::After(core.options.garbage_delay / 4));
     };
-    let (mut records, mut keys) = (Vec::new(), Vec::new());
+    let (mut records, mut keys, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     let mut backlog = 0;
     let mut page = Vec::new();
     core.store.scan::<GarbageRecord>(&KeyPrefix::garbage(), None, BACKLOG, |key, record, _| {
@@ -47,6 +48,7 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
         if core.is_foreign(record.volume).await? {
             continue;
         }
+        gone.extend(record.slices.iter().map(|(slice, _)| Key::Slice(record.mount, *slice)));
         for (slice, len) in &record.slices {
             let (named, seen) = core.named_blocks(record.mount, slice)?;
             core.shown(seen).await?;
@@ -65,9 +67,21 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     if records.is_empty() {
         return Ok(if waiting { Next::After(core.options.garbage_delay / 4) } else { Next::Idle });
     }
+    failpoint!("garbage.deleting");
     core.delete_objects(&keys).await?;
+    failpoint!("garbage.deleted");
     let done = records.len() as u64;
-    core.committer.submit(move |txn| records.iter().try_for_each(|key| txn.delete(key))).await?;
+    core.committer
+        .submit(move |txn| {
+            for key in &gone {
+                if txn.get::<SliceRecord>(key)?.is_some_and(|slice| slice.named == 0) {
+                    txn.delete(key)?;
+                }
+            }
+            records.iter().try_for_each(|key| txn.delete(key))
+        })
+        .await?;
+    failpoint!("garbage.forgotten");
     core.garbage.fetch_sub(done.min(backlog), Ordering::Relaxed);
     Ok(Next::Now)
 }

@@ -1,11 +1,13 @@
 //! Workers: what has ended is removed, and its objects after it.
 //!
-//! Owns: expiry of sessions, orphans, the garbage queue, sweeps of uploads, deletion of volumes.
+//! Owns: expiry of sessions, orphans, the garbage queue, sweeps of uploads, history that no pin needs, deletion of
+//! volumes.
 //! Must not: delete an object that a body names.
 //! Invariants: metadata forgets an object before the object goes, except in volumes that nobody can open any more; a
 //! record that says what is to be deleted stays until that is deleted.
 
 mod garbage;
+mod history;
 mod objects;
 mod orphans;
 mod sweep;
@@ -40,6 +42,7 @@ pub(crate) fn start(core: &Arc<Core>, stop: &watch::Sender<bool>) -> Vec<JoinHan
         task("orphans", |core| &core.wake.orphans, |core| Box::pin(orphans::round(core))),
         task("garbage", |core| &core.wake.garbage, |core| Box::pin(garbage::round(core))),
         task("sweep", |core| &core.wake.sweep, |core| Box::pin(sweep::round(core))),
+        task("history", |core| &core.wake.history, |core| Box::pin(history::round(core))),
         task("volumes", |core| &core.wake.volumes, |core| Box::pin(volumes::round(core))),
     ]
 }

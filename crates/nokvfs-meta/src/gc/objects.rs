@@ -1,12 +1,14 @@
 //! What bodies name, and deleting what they don't.
 
 use futures::stream::{StreamExt, TryStreamExt};
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{MetaError, MountId, SliceId, Version};
 
 use crate::engine::{Core, object_error};
-use crate::layout::{Body, ChunkRecord, InodeRecord, Key, PackRecord};
+use crate::layout::{Content, HistoryRecord, Key, KeyPrefix, PackRecord, SliceRecord, open_content, tree_of};
+use crate::plan::named_in;
 use crate::service::MetaResult;
-use crate::store::ReadRecords;
+use crate::store::{ReadRecords, read_whole};
 
 /// Keys of one delete, and objects of one page of a listing.
 const BATCH: usize = 1000;
@@ -14,9 +16,9 @@ const BATCH: usize = 1000;
 const PARALLEL: usize = 4;
 
 impl Core {
-    /// How many objects of a slice its body names (0: none), and the commit that must be durable before objects are
-    /// deleted on the word of this. Inode and chunk are of one moment: between the records of a batch that moves
-    /// extents from one to the other, neither names them.
+    /// How many objects of a slice records name (0: none), and the commit that must be durable before objects are
+    /// deleted on the word of this. All is of one moment: between the records of a batch that moves extents from one to
+    /// the other, neither names them.
     pub(super) fn named_blocks(&self, mount: MountId, slice: &SliceId) -> MetaResult<(u32, Version)> {
         self.store.view(|reads| {
             if slice.is_pack() {
@@ -24,21 +26,28 @@ impl Core {
                 let named = pack.filter(|(pack, _)| pack.named > 0);
                 return Ok(named.map_or((0, Version(0)), |(pack, seen)| (SliceId::blocks(pack.len.into()), seen)));
             }
-            let inode = reads.get::<InodeRecord>(&Key::Inode(mount, slice.inode))?;
-            let Some((inode, mut newest)) = inode else { return Ok((0, Version(0))) };
-            let extents = match inode.body {
-                Body::Inline(extents) => extents,
-                Body::Chunked => match reads.get::<ChunkRecord>(&Key::Chunk(mount, slice.inode, slice.chunk))? {
-                    Some((chunk, version)) => {
-                        newest = newest.max(version);
-                        chunk.extents
-                    }
-                    None => Vec::new(),
-                },
-                Body::None | Body::Symlink(_) => Vec::new(),
-            };
-            let len = extents.iter().filter(|extent| extent.slice == *slice).map(|extent| extent.slice_len).max();
-            Ok((SliceId::blocks(len.unwrap_or(0)), newest))
+            if let Some((counted, seen)) = reads.get::<SliceRecord>(&Key::Slice(mount, *slice))? {
+                return Ok((if counted.named > 0 { u32::MAX } else { 0 }, seen));
+            }
+            // It was never shared: only its own records can name it, or what they were.
+            let (mut len, mut newest) = (0, Version(0));
+            for key in [Key::Inode(mount, slice.inode), Key::Chunk(mount, slice.inode, slice.chunk)] {
+                let key = key.encode();
+                let mut look = |content: &Content, seen: Version| {
+                    newest = newest.max(seen);
+                    len = len.max(named_in(&key, content)?.get(slice).copied().unwrap_or(0));
+                    Ok::<(), MetaError>(())
+                };
+                if let Some(stored) = read_whole(reads, tree_of(&key), &key)? {
+                    let (seen, content) = open_content(&key, &stored.value)?;
+                    look(&content, seen)?;
+                }
+                let mut was = Vec::new();
+                let history = KeyPrefix::history_of_key(&key);
+                reads.scan::<HistoryRecord>(&history, None, usize::MAX, |_, record, seen| was.push((record, seen)))?;
+                was.into_iter().try_for_each(|(record, seen)| look(&record.content, seen))?;
+            }
+            Ok((SliceId::blocks(len), newest))
         })
     }
 
@@ -74,6 +83,7 @@ impl Core {
                 // Also what was not found must be so for good: behind this, all that was seen is durable.
                 self.committer.submit(|_| Ok(())).await?;
                 self.delete_objects(&keys).await?;
+                failpoint!("objects.page_deleted");
             }
             if !page.more {
                 return Ok(deleted);

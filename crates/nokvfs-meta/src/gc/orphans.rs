@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{Caller, InodeId, MetaError, MountId, VolumeState};
 
 use super::Next;
@@ -22,6 +23,7 @@ const ADOPT: u32 = 6;
 pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     for live in core.sessions.expired() {
         tracing::warn!(session = %live.session, volume = %live.volume, "a session was silent for too long and ends");
+        failpoint!("session.expired");
         // What its client is uploading still arrives for a while.
         match core.end_session(&live, core.options.session_expiry).await {
             // Another client took it over in this moment.
@@ -64,7 +66,9 @@ async fn reclaim(mut orphan: Reclaiming) -> MetaResult<()> {
             let plan = Plan::new(txn, target, &caller, &core.server.hash_secret, &core.allocators);
             plan.reclaim(inode).map(Some)
         };
+        failpoint!("orphan.reclaiming");
         let Some(outcome) = orphan.core.committer.submit(step).await? else { break };
+        failpoint!("orphan.reclaimed");
         if outcome.garbage {
             orphan.core.wake.garbage.notify_one();
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{InodeId, MetaError, MountId, SessionId, SliceId, UploadId, VolumeId, VolumeState, upload_prefix};
 
 use super::Next;
@@ -34,6 +35,7 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     };
     match step(&core, session).await {
         Ok(true) => {
+            failpoint!("sweep.done");
             core.ended.lock().remove(&session);
         }
         Ok(false) => {}
@@ -53,8 +55,10 @@ async fn step(core: &Arc<Core>, session: SessionId) -> MetaResult<bool> {
         return Ok(true);
     }
     let volume = core.store.get::<VolumeRecord>(&Key::Volume(record.mount))?;
-    let mut volume = volume.map(|(volume, _)| volume).filter(|volume| volume.state == VolumeState::Active);
-    // The objects of a deleted volume are deleted with it.
+    // The objects of a deleted volume are deleted with it, unless it is what a rollback left behind.
+    let mut volume = volume.map(|(volume, _)| volume).filter(|volume| {
+        volume.state != VolumeState::Deleting || volume.bases.iter().any(|base| base.volume == volume.id)
+    });
     if let Some(active) = &volume
         && core.is_foreign(active.id).await?
     {
@@ -77,6 +81,7 @@ async fn step(core: &Arc<Core>, session: SessionId) -> MetaResult<bool> {
         }
         _ => UploadId(u64::MAX),
     };
+    failpoint!("sweep.deleted");
     let mount = record.mount;
     core.committer
         .submit(move |txn| {
@@ -117,6 +122,7 @@ async fn sweep(core: &Core, mount: MountId, volume: VolumeId, upload: UploadId) 
                 blocks
             }
         };
+        failpoint!("sweep.looked");
         Ok(block >= blocks)
     })
     .await

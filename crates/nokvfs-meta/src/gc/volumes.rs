@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 
-use nokvfs_types::{MountId, VolumeId, VolumeState, owner_key, volume_prefix};
+use nokvfs_failpoint::failpoint;
+use nokvfs_types::{Applied, Caller, MountId, Version, VolumeId, VolumeState, owner_key, volume_prefix};
 
 use super::Next;
 use crate::commit::Txn;
-use crate::engine::{Core, object_error};
-use crate::layout::{
-    AllocatorRecord, ChunkRecord, CountersRecord, DentryRecord, Family, InodeRecord, Key, KeyPrefix, OrphanRecord,
-    PackRecord, ParentRecord, Record, SessionByMountRecord, TopologyRecord, VolumeNameRecord, VolumeRecord,
-    XattrRecord,
-};
+use crate::engine::{Core, object_error, unpin};
+use crate::layout::{Family, Key, KeyPrefix, SessionRecord, VolumeNameRecord, VolumeRecord, VolumeUuidRecord};
+use crate::lineage::Contents;
+use crate::plan::{Plan, Target, named_in};
 use crate::service::MetaResult;
 use crate::store::ReadRecords;
 
 /// Records that one command removes: of the largest, chunks, 17 MiB are read for it.
 const STEP: usize = 512;
+/// What it may grow to, in bytes, and what a record and each slice that it names may cost.
+const STEP_COST: usize = 4 << 20;
+const REMOVED_COST: usize = 160;
 
 pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     let mut deleting = Vec::new();
@@ -32,69 +34,117 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
         core.shown(version).await?;
         // One whose objects can't be deleted holds no other up.
         match delete(&core, mount, &volume).await {
-            Ok(()) => tracing::info!(volume = %volume.id, name = volume.spec.name, "a volume was deleted"),
+            Ok(true) => tracing::info!(volume = %volume.id, name = volume.spec.name, "a volume was deleted"),
+            Ok(false) => {}
             Err(error) => failed = Some(error),
         }
     }
     failed.map_or(Ok(Next::Idle), Err)
 }
 
-async fn delete(core: &Core, mount: MountId, volume: &VolumeRecord) -> MetaResult<()> {
+async fn delete(core: &Arc<Core>, mount: MountId, volume: &VolumeRecord) -> MetaResult<bool> {
     core.check_marker(volume.id).await?;
+    // One that was rolled back shares its objects' prefix with what it was before.
+    let alone = volume.bases.iter().all(|base| base.volume != volume.id);
     let prefix = volume_prefix(volume.id);
-    core.delete_listed(&prefix, |_| Ok(true)).await?;
-    for family in Family::OF_MOUNT.into_iter().filter(|family| *family != Family::Volume) {
-        while core.committer.submit(move |txn| remove(txn, family, mount)).await? == STEP {}
+    if alone {
+        core.delete_listed(&prefix, |_| Ok(true)).await?;
+        failpoint!("volume.objects_deleted");
+    } else if core.is_unswept(mount)? {
+        return Ok(false);
     }
+    for prefix in prefixes(mount) {
+        while remove(core, mount, volume, prefix.clone(), alone).await? {}
+    }
+    failpoint!("volume.records_deleted");
     core.orphans.forget(mount);
     core.allocators.forget(mount);
-    // What a mount that was cut off put after its session had expired.
-    core.delete_listed(&prefix, |_| Ok(true)).await?;
-    core.objects.delete(&[owner_key(volume.id)]).await.map_err(|error| object_error(&error))?;
-    core.owned.lock().remove(&volume.id);
+    if alone {
+        // What a mount that was cut off put after its session had expired.
+        core.delete_listed(&prefix, |_| Ok(true)).await?;
+        core.objects.delete(&[owner_key(volume.id)]).await.map_err(|error| object_error(&error))?;
+        core.owned.lock().remove(&volume.id);
+    }
     let (id, name) = (volume.id, volume.spec.name.clone());
-    core.committer.submit(move |txn| finish(txn, mount, id, &name)).await
+    failpoint!("volume.marker_deleted");
+    let base = volume.bases.first().map(|base| (base.mount, base.version));
+    core.committer.submit(move |txn| finish(txn, mount, id, &name, base)).await?;
+    failpoint!("volume.gone");
+    core.wake.history.notify_one();
+    Ok(true)
 }
 
-/// Removes records of a family; fewer than [`STEP`]: no more are left.
-fn remove(txn: &mut Txn<'_>, family: Family, mount: MountId) -> MetaResult<usize> {
-    match family {
-        Family::Inode => remove_of::<InodeRecord>(txn, mount),
-        Family::Dentry => remove_of::<DentryRecord>(txn, mount),
-        Family::Chunk => remove_of::<ChunkRecord>(txn, mount),
-        Family::Xattr => remove_of::<XattrRecord>(txn, mount),
-        Family::Parent => remove_of::<ParentRecord>(txn, mount),
-        Family::Orphan => remove_of::<OrphanRecord>(txn, mount),
-        Family::Counters => remove_of::<CountersRecord>(txn, mount),
-        Family::Allocator => remove_of::<AllocatorRecord>(txn, mount),
-        Family::SessionByMount => remove_of::<SessionByMountRecord>(txn, mount),
-        Family::Topology => remove_of::<TopologyRecord>(txn, mount),
-        Family::Pack => remove_of::<PackRecord>(txn, mount),
-        Family::Garbage
-        | Family::Volume
-        | Family::VolumeName
-        | Family::VolumeUuid
-        | Family::Server
-        | Family::Session
-        | Family::Slot => Ok(0),
+/// All records of a volume but its own.
+fn prefixes(mount: MountId) -> impl Iterator<Item = KeyPrefix> {
+    let current = Family::OF_MOUNT.into_iter().filter(|family| *family != Family::Volume);
+    let history = Family::VERSIONED.into_iter().map(move |family| KeyPrefix::history_of(family, mount));
+    current.map(move |family| KeyPrefix::of_mount(family, mount)).chain(history)
+}
+
+/// Removes records of a prefix; answers whether some may be left.
+async fn remove(
+    core: &Arc<Core>,
+    mount: MountId,
+    volume: &VolumeRecord,
+    prefix: KeyPrefix,
+    alone: bool,
+) -> MetaResult<bool> {
+    let (planner, target) = (Arc::clone(core), Target::new(mount, volume));
+    let step = move |txn: &mut Txn<'_>| {
+        let found = txn.contents(prefix.bytes(), None, STEP)?;
+        let caller = Caller { uid: 0, gid: 0, groups: Arc::from([]) };
+        let mut plan = Plan::new(txn, target.clone(), &caller, &planner.server.hash_secret, &planner.allocators);
+        if alone {
+            plan = plan.whole();
+        }
+        let (mut cost, mut removed) = (0, 0);
+        for (key, _, content) in &found {
+            cost += REMOVED_COST + named_in(key, content)?.len() * REMOVED_COST;
+            if removed > 0 && cost > STEP_COST {
+                break;
+            }
+            plan.txn().purge(key.clone())?;
+            removed += 1;
+        }
+        let outcome = plan.finish(Ok(Applied::Unit))?;
+        Ok((removed > 0 && (found.len() == STEP || removed < found.len()), outcome.garbage))
+    };
+    let (more, garbage) = core.committer.submit(step).await?;
+    if garbage {
+        core.wake.garbage.notify_one();
     }
+    Ok(more)
 }
 
-fn remove_of<R: Record>(txn: &mut Txn<'_>, mount: MountId) -> MetaResult<usize> {
-    let mut keys = Vec::new();
-    let count = txn.scan::<R>(&KeyPrefix::of_mount(R::FAMILY, mount), None, STEP, |key, _| keys.push(key))?;
-    for key in keys {
-        txn.delete(&key)?;
-    }
-    Ok(count)
-}
-
-fn finish(txn: &mut Txn<'_>, mount: MountId, id: VolumeId, name: &str) -> MetaResult<()> {
+fn finish(
+    txn: &mut Txn<'_>,
+    mount: MountId,
+    id: VolumeId,
+    name: &str,
+    base: Option<(MountId, Version)>,
+) -> MetaResult<()> {
     txn.delete(&Key::Volume(mount))?;
-    txn.delete(&Key::VolumeUuid(id))?;
+    let identity = Key::VolumeUuid(id);
+    if txn.get::<VolumeUuidRecord>(&identity)?.is_some_and(|found| found.mount == mount) {
+        txn.delete(&identity)?;
+    }
     let name = Key::VolumeName(name.to_owned());
     if txn.get::<VolumeNameRecord>(&name)?.is_some_and(|found| found.mount == mount) {
         txn.delete(&name)?;
     }
-    Ok(())
+    match base {
+        Some((mount, version)) => unpin(txn, mount, version, |pin| pin.clones = pin.clones.saturating_sub(1)),
+        None => Ok(()),
+    }
+}
+
+impl Core {
+    /// Whether a session of a volume has uploads that are to be swept yet.
+    fn is_unswept(&self, mount: MountId) -> MetaResult<bool> {
+        let mut unswept = false;
+        self.store.scan::<SessionRecord>(&KeyPrefix::sessions(), None, usize::MAX, |_, session, _| {
+            unswept |= session.mount == mount;
+        })?;
+        Ok(unswept)
+    }
 }

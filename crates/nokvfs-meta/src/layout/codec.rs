@@ -8,8 +8,10 @@ use crate::service::MetaResult;
 
 /// Most bytes of a sealed value: the store's limit.
 pub const MAX_VALUE: usize = 65_535;
-/// The layout that this code writes.
+/// The layout of records that this code writes.
 const FORMAT: u8 = 1;
+/// A record's place that says it was removed, where one of an earlier volume would show otherwise.
+const REMOVED: u8 = 2;
 /// Format byte and commit version.
 const HEAD: usize = 9;
 /// CRC32C.
@@ -30,10 +32,33 @@ pub trait Record: Sized {
     fn decode(payload: &[u8]) -> MetaResult<Self>;
 }
 
+/// What is stored under a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A record's payload.
+    Record(Vec<u8>),
+    /// The record of the same key in a volume that this one was cloned from shows no more.
+    Removed,
+}
+
+impl Content {
+    /// The payload, if there is a record.
+    pub fn record(&self) -> Option<&[u8]> {
+        match self {
+            Content::Record(payload) => Some(payload),
+            Content::Removed => None,
+        }
+    }
+}
+
 /// Makes the stored value: format, commit version, payload, CRC32C over key and value.
-pub fn seal_value(key: &[u8], version: Version, payload: &[u8]) -> Vec<u8> {
+pub fn seal_value(key: &[u8], version: Version, content: &Content) -> Vec<u8> {
+    let (format, payload): (u8, &[u8]) = match content {
+        Content::Record(payload) => (FORMAT, payload),
+        Content::Removed => (REMOVED, &[]),
+    };
     let mut value = Vec::with_capacity(HEAD + payload.len() + TAIL);
-    value.push(FORMAT);
+    value.push(format);
     value.extend_from_slice(&version.0.to_le_bytes());
     value.extend_from_slice(payload);
     let sum = crc32c::crc32c_append(crc32c::crc32c(key), &value);
@@ -41,23 +66,31 @@ pub fn seal_value(key: &[u8], version: Version, payload: &[u8]) -> Vec<u8> {
     value
 }
 
-/// Checks a stored value and answers its commit version and payload.
+/// Checks a stored value and answers its commit version and payload; no payload where it says that a record was removed.
 ///
 /// # Errors
 /// [`MetaError::Corrupt`] names the key.
-pub fn open_value<'v>(key: &[u8], value: &'v [u8]) -> MetaResult<(Version, &'v [u8])> {
+pub fn open_value<'v>(key: &[u8], value: &'v [u8]) -> MetaResult<(Version, Option<&'v [u8]>)> {
     let Some((body, sum)) = value.split_last_chunk::<TAIL>().filter(|(body, _)| body.len() >= HEAD) else {
         return Err(damaged(key, "is too short"));
     };
     if crc32c::crc32c_append(crc32c::crc32c(key), body) != u32::from_le_bytes(*sum) {
         return Err(damaged(key, "fails its checksum"));
     }
-    if body[0] != FORMAT {
-        return Err(damaged(key, &format!("has format {}, which a newer release wrote", body[0])));
-    }
     let mut version = [0; 8];
     version.copy_from_slice(&body[1..HEAD]);
-    Ok((Version(u64::from_le_bytes(version)), &body[HEAD..]))
+    let payload = match body[0] {
+        FORMAT => Some(&body[HEAD..]),
+        REMOVED => None,
+        other => return Err(damaged(key, &format!("has format {other}, which a newer release wrote"))),
+    };
+    Ok((Version(u64::from_le_bytes(version)), payload))
+}
+
+/// The same, to keep.
+pub(crate) fn open_content(key: &[u8], value: &[u8]) -> MetaResult<(Version, Content)> {
+    let (version, payload) = open_value(key, value)?;
+    Ok((version, payload.map_or(Content::Removed, |payload| Content::Record(payload.to_vec()))))
 }
 
 fn damaged(key: &[u8], what: &str) -> MetaError {
@@ -184,6 +217,11 @@ impl<'a> Reader<'a> {
             });
         }
         Ok(extents)
+    }
+
+    /// All that is left.
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
     }
 
     pub(crate) fn finish<T>(self, value: T) -> MetaResult<T> {

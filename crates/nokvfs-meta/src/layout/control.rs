@@ -1,7 +1,9 @@
 //! Records of the server, its volumes and their sessions.
 
 use bytes::Bytes;
-use nokvfs_types::{MountId, OpId, SessionId, SliceId, Timestamp, UploadId, VolumeId, VolumeSpec, VolumeState};
+use nokvfs_types::{
+    MountId, OpId, SessionId, SliceId, Timestamp, UploadId, Version, VolumeId, VolumeSpec, VolumeState,
+};
 use uuid::Uuid;
 
 use super::codec::{Reader, Record, put_bytes, put_slice, put_time, put_u16, put_u32, put_u64, put_varint};
@@ -86,6 +88,30 @@ pub struct VolumeRecord {
     pub token_hash: [u8; 32],
     /// Grows when the token is replaced.
     pub token_epoch: u32,
+    /// Its newest pin; 0 if it has none. What was written before is kept when it changes.
+    pub pinned: Version,
+    /// The commit that last removed a pin, until the history that nothing needs any more is removed; 0 if that is done.
+    pub prune: Version,
+    /// The first upload that was granted to it. Earlier ones are of its bases.
+    pub first_upload: UploadId,
+    /// What it was cloned from, the nearest first; at most [`nokvfs_types::MAX_BASES`].
+    pub bases: Vec<BaseRecord>,
+    /// Numbers that it had before rollbacks, as long as snapshots were there; at most
+    /// [`nokvfs_types::MAX_SNAPSHOTS`] + 1.
+    pub formers: Vec<MountId>,
+}
+
+/// A moment of a volume that another one builds on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseRecord {
+    /// The volume's number.
+    pub mount: MountId,
+    /// The volume's identity: its objects are named by it.
+    pub volume: VolumeId,
+    /// The moment.
+    pub version: Version,
+    /// The first upload that was granted to that volume.
+    pub first_upload: UploadId,
 }
 
 impl Record for VolumeRecord {
@@ -102,14 +128,29 @@ impl Record for VolumeRecord {
         out.push(match self.state {
             VolumeState::Active => 1,
             VolumeState::Deleting => 2,
+            VolumeState::Hidden => 3,
         });
         out.extend_from_slice(&self.token_hash);
         put_u32(out, self.token_epoch);
+        put_u64(out, self.pinned.0);
+        put_u64(out, self.prune.0);
+        put_u64(out, self.first_upload.0);
+        put_u16(out, self.bases.len() as u16);
+        for base in &self.bases {
+            put_u64(out, base.mount.0);
+            out.extend_from_slice(base.volume.0.as_bytes());
+            put_u64(out, base.version.0);
+            put_u64(out, base.first_upload.0);
+        }
+        put_u16(out, self.formers.len() as u16);
+        for former in &self.formers {
+            put_u64(out, former.0);
+        }
     }
 
     fn decode(payload: &[u8]) -> MetaResult<Self> {
         let mut from = Reader::new("volume record", payload);
-        let record = VolumeRecord {
+        let mut record = VolumeRecord {
             id: VolumeId(Uuid::from_bytes(from.array()?)),
             spec: VolumeSpec {
                 name: from.string()?,
@@ -122,11 +163,28 @@ impl Record for VolumeRecord {
             state: match from.u8()? {
                 1 => VolumeState::Active,
                 2 => VolumeState::Deleting,
+                3 => VolumeState::Hidden,
                 _ => return Err(from.corrupt()),
             },
             token_hash: from.array()?,
             token_epoch: from.u32()?,
+            pinned: Version(from.u64()?),
+            prune: Version(from.u64()?),
+            first_upload: UploadId(from.u64()?),
+            bases: Vec::new(),
+            formers: Vec::new(),
         };
+        for _ in 0..from.u16()? {
+            record.bases.push(BaseRecord {
+                mount: MountId(from.u64()?),
+                volume: VolumeId(Uuid::from_bytes(from.array()?)),
+                version: Version(from.u64()?),
+                first_upload: UploadId(from.u64()?),
+            });
+        }
+        for _ in 0..from.u16()? {
+            record.formers.push(MountId(from.u64()?));
+        }
         from.finish(record)
     }
 }
@@ -195,7 +253,11 @@ numbers! {
     /// Mapped bytes.
     bytes,
     /// Inodes, the root included.
-    inodes
+    inodes,
+    /// Those of the bytes that are in inodes without links.
+    orphan_bytes,
+    /// Those of the inodes that have no links.
+    orphan_inodes
 }
 numbers! {
     /// What a volume gives out next. Neither ever goes back.
@@ -264,6 +326,8 @@ pub struct SessionRecord {
     pub generation: u32,
     /// No mutation is allowed in it.
     pub read_only: bool,
+    /// The pin that it reads; `None`: the volume as it is.
+    pub pin: Option<Version>,
     /// Who the client is, for people.
     pub client: String,
     /// Upload ids that it may still be using: first, and the one after the last.
@@ -279,6 +343,7 @@ impl Record for SessionRecord {
         put_u64(out, self.mount.0);
         put_u32(out, self.generation);
         out.push(u8::from(self.read_only));
+        put_u64(out, self.pin.map_or(0, |pin| pin.0));
         put_bytes(out, self.client.as_bytes());
         put_u16(out, self.uploads.len() as u16);
         for (first, end) in &self.uploads {
@@ -293,6 +358,7 @@ impl Record for SessionRecord {
         let mount = MountId(from.u64()?);
         let generation = from.u32()?;
         let read_only = from.bool()?;
+        let pin = Some(Version(from.u64()?)).filter(|pin| pin.0 > 0);
         let client = from.string()?;
         let count = usize::from(from.u16()?);
         let mut uploads = Vec::with_capacity(count.min(payload.len() / 16));
@@ -300,7 +366,7 @@ impl Record for SessionRecord {
             uploads.push((UploadId(from.u64()?), UploadId(from.u64()?)));
         }
         let opened = from.time()?;
-        from.finish(SessionRecord { mount, generation, read_only, client, uploads, opened })
+        from.finish(SessionRecord { mount, generation, read_only, pin, client, uploads, opened })
     }
 }
 

@@ -115,6 +115,13 @@ impl Record for InodeRecord {
     }
 }
 
+/// Whether the payload of an inode record is a regular file's. Reads no more of it.
+pub(crate) fn is_file(payload: &[u8]) -> bool {
+    let mut kind = Vec::with_capacity(1);
+    put_kind(&mut kind, FileKind::File);
+    payload.starts_with(&kind)
+}
+
 /// A directory entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DentryRecord {

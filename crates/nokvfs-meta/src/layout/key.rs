@@ -3,7 +3,7 @@
 use std::hash::Hasher;
 
 use bytes::Bytes;
-use nokvfs_types::{InodeId, MetaError, MountId, Name, SessionId, UploadId, VolumeId};
+use nokvfs_types::{InodeId, MetaError, MountId, Name, SessionId, SliceId, UploadId, Version, VolumeId};
 use siphasher::sip::SipHasher13;
 
 use crate::service::MetaResult;
@@ -18,11 +18,13 @@ pub enum Tree {
     Entries = 1,
     /// Volumes, sessions, garbage, the server itself.
     Server = 2,
+    /// What records were before.
+    History = 3,
 }
 
 impl Tree {
     /// All of them.
-    pub const ALL: [Tree; 3] = [Tree::Inodes, Tree::Entries, Tree::Server];
+    pub const ALL: [Tree; 4] = [Tree::Inodes, Tree::Entries, Tree::Server, Tree::History];
 
     /// Its name in the store.
     pub const fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Tree {
             Tree::Inodes => "inodes",
             Tree::Entries => "entries",
             Tree::Server => "server",
+            Tree::History => "history",
         }
     }
 
@@ -78,11 +81,17 @@ pub enum Family {
     Topology = 17,
     /// [`Key::Pack`].
     Pack = 18,
+    /// [`Key::History`].
+    History = 19,
+    /// [`Key::Pin`].
+    Pin = 20,
+    /// [`Key::Slice`].
+    Slice = 21,
 }
 
 impl Family {
     /// All of them.
-    pub const ALL: [Family; 18] = [
+    pub const ALL: [Family; 21] = [
         Family::Inode,
         Family::Dentry,
         Family::Chunk,
@@ -101,10 +110,16 @@ impl Family {
         Family::Slot,
         Family::Topology,
         Family::Pack,
+        Family::History,
+        Family::Pin,
+        Family::Slice,
     ];
 
+    /// Families of which a pin keeps what was: all that a mount shows.
+    pub const VERSIONED: [Family; 5] = [Family::Inode, Family::Dentry, Family::Chunk, Family::Xattr, Family::Parent];
+
     /// Families whose keys continue with a mount: what a volume's deletion removes.
-    pub const OF_MOUNT: [Family; 12] = [
+    pub const OF_MOUNT: [Family; 14] = [
         Family::Inode,
         Family::Dentry,
         Family::Chunk,
@@ -117,22 +132,35 @@ impl Family {
         Family::SessionByMount,
         Family::Topology,
         Family::Pack,
+        Family::Pin,
+        Family::Slice,
     ];
+
+    /// Whether it is of [`Family::VERSIONED`].
+    pub const fn is_versioned(self) -> bool {
+        matches!(self, Family::Inode | Family::Dentry | Family::Chunk | Family::Xattr | Family::Parent)
+    }
 
     /// The tree that holds it.
     pub const fn tree(self) -> Tree {
         match self {
             Family::Inode | Family::Chunk | Family::Xattr | Family::Parent | Family::Orphan => Tree::Inodes,
             Family::Dentry => Tree::Entries,
+            Family::History => Tree::History,
             _ => Tree::Server,
         }
+    }
+
+    fn from_code(code: u8) -> Option<Family> {
+        Family::ALL.into_iter().find(|family| *family as u8 == code)
     }
 }
 
 /// A record's key.
 ///
 /// The store treats a key as if a zero byte followed it, and is damaged for good when one key plus that zero is a
-/// prefix of another. So every component has a fixed width, except the last, which then holds no zero byte.
+/// prefix of another. So every component has a fixed width, except the last, which then holds no zero byte. In a key of
+/// history a zero byte and a fixed width follow the record's key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// An inode.
@@ -171,6 +199,12 @@ pub enum Key {
     Topology(MountId),
     /// An object that several files share, by its upload.
     Pack(MountId, UploadId),
+    /// What a record was until a commit: the record's key, the commit.
+    History(Vec<u8>, Version),
+    /// A moment of a volume that is kept, by the commit that made it.
+    Pin(MountId, Version),
+    /// How many records name a slice that several do.
+    Slice(MountId, SliceId),
 }
 
 impl Key {
@@ -195,6 +229,9 @@ impl Key {
             Key::Slot(..) => Family::Slot,
             Key::Topology(_) => Family::Topology,
             Key::Pack(..) => Family::Pack,
+            Key::History(..) => Family::History,
+            Key::Pin(..) => Family::Pin,
+            Key::Slice(..) => Family::Slice,
         }
     }
 
@@ -232,6 +269,17 @@ impl Key {
             Key::Session(session) => out.extend_from_slice(&session.0.to_be_bytes()),
             Key::SessionByMount(mount, session) => put_two(&mut out, mount.0, session.0),
             Key::Pack(mount, upload) => put_two(&mut out, mount.0, upload.0),
+            Key::Pin(mount, version) => put_two(&mut out, mount.0, version.0),
+            Key::History(key, until) => {
+                out.extend_from_slice(key);
+                out.push(0);
+                out.extend_from_slice(&until.0.to_be_bytes());
+            }
+            Key::Slice(mount, slice) => {
+                put_two(&mut out, mount.0, slice.upload.0);
+                out.extend_from_slice(&slice.inode.0.to_be_bytes());
+                out.extend_from_slice(&slice.chunk.to_be_bytes());
+            }
             Key::Slot(session, slot) => {
                 out.extend_from_slice(&session.0.to_be_bytes());
                 out.extend_from_slice(&slot.to_be_bytes());
@@ -248,7 +296,7 @@ impl Key {
         let corrupt = || MetaError::Corrupt(format!("key {} has no known shape", hex::encode(bytes)));
         let mut parts = Parts(bytes);
         let code = parts.take::<1>().ok_or_else(corrupt)?[0];
-        let family = Family::ALL.into_iter().find(|family| *family as u8 == code).ok_or_else(corrupt)?;
+        let family = Family::from_code(code).ok_or_else(corrupt)?;
         let key = decode_parts(family, &mut parts).ok_or_else(corrupt)?;
         if parts.0.is_empty() { Ok(key) } else { Err(corrupt()) }
     }
@@ -259,6 +307,7 @@ pub(crate) fn tree_of(key: &[u8]) -> Tree {
     match key.first() {
         Some(1 | 3 | 4 | 5 | 6) => Tree::Inodes,
         Some(2) => Tree::Entries,
+        Some(19) => Tree::History,
         _ => Tree::Server,
     }
 }
@@ -283,6 +332,18 @@ fn decode_parts(family: Family, parts: &mut Parts<'_>) -> Option<Key> {
         Family::Slot => Key::Slot(SessionId(parts.u64()?), u16::from_be_bytes(parts.take()?)),
         Family::Topology => Key::Topology(parts.mount()?),
         Family::Pack => Key::Pack(parts.mount()?, UploadId(parts.u64()?)),
+        Family::History => {
+            let (key, until) = parts.0.split_last_chunk::<8>()?;
+            let (end, key) = key.split_last()?;
+            parts.0 = &[];
+            let known = *end == 0 && Key::decode(key).ok()?.family().is_versioned();
+            known.then(|| Key::History(key.to_vec(), Version(u64::from_be_bytes(*until))))?
+        }
+        Family::Pin => Key::Pin(parts.mount()?, Version(parts.u64()?)),
+        Family::Slice => {
+            let (mount, upload, inode) = (parts.mount()?, UploadId(parts.u64()?), parts.inode()?);
+            Key::Slice(mount, SliceId { upload, inode, chunk: u32::from_be_bytes(parts.take()?) })
+        }
     })
 }
 
@@ -455,6 +516,33 @@ impl KeyPrefix {
         let mut prefix = KeyPrefix::of_mount(Family::Pack, mount);
         prefix.after = upload.0.checked_sub(1).map(|before| Key::Pack(mount, UploadId(before)).encode());
         prefix
+    }
+
+    /// The pins of a volume, oldest first.
+    pub fn pins(mount: MountId) -> Self {
+        KeyPrefix::of_mount(Family::Pin, mount)
+    }
+
+    /// All that records of a family in a volume were.
+    pub fn history_of(family: Family, mount: MountId) -> Self {
+        KeyPrefix::of_mount(family, mount).history()
+    }
+
+    /// All that one record was.
+    pub fn history_of_key(key: &[u8]) -> Self {
+        let mut bytes = Vec::with_capacity(key.len() + 2);
+        bytes.push(Family::History as u8);
+        bytes.extend_from_slice(key);
+        bytes.push(0);
+        KeyPrefix { family: Family::History, bytes, after: None }
+    }
+
+    /// All that the records of this prefix were.
+    pub(crate) fn history(&self) -> Self {
+        let mut bytes = Vec::with_capacity(self.bytes.len() + 1);
+        bytes.push(Family::History as u8);
+        bytes.extend_from_slice(&self.bytes);
+        KeyPrefix { family: Family::History, bytes, after: None }
     }
 
     /// What it ranges over.

@@ -8,20 +8,23 @@
 mod codec;
 mod control;
 mod file;
+mod history;
 mod key;
 mod reply;
 #[cfg(test)]
 mod tests;
 
-pub use codec::{MAX_VALUE, Record, open_value, seal_value};
+pub use codec::{Content, MAX_VALUE, Record, open_value, seal_value};
 pub use control::{
-    AllocatorRecord, CountersRecord, GarbageRecord, PackRecord, ServerRecord, SessionByMountRecord, SessionRecord,
-    SlotRecord, TopologyRecord, VolumeNameRecord, VolumeRecord, VolumeUuidRecord,
+    AllocatorRecord, BaseRecord, CountersRecord, GarbageRecord, PackRecord, ServerRecord, SessionByMountRecord,
+    SessionRecord, SlotRecord, TopologyRecord, VolumeNameRecord, VolumeRecord, VolumeUuidRecord,
 };
 pub use file::{Body, ChunkRecord, DentryRecord, InodeRecord, OrphanRecord, ParentRecord, XattrRecord};
+pub use history::{HistoryRecord, PinRecord, SliceRecord, SnapshotRecord};
 pub use key::{Family, Key, KeyPrefix, Tree, dentry_hash};
 pub use reply::{MAX_REPLY, decode_reply, encode_reply};
 
-pub(crate) use codec::{Reader, put_bytes, put_u32, put_u64};
+pub(crate) use codec::{Reader, open_content, put_bytes, put_u32, put_u64};
+pub(crate) use file::is_file;
 pub(crate) use key::tree_of;
 pub(crate) use reply::{decode_event, encode_event};

@@ -117,6 +117,10 @@ fn put_error(out: &mut Vec<u8>, error: &MetaError) {
         MetaError::Corrupt(text) => (23, 0, text),
         MetaError::Internal(text) => (24, 0, text),
         MetaError::NotSupported(text) => (25, 0, text),
+        MetaError::Locked => (30, 0, ""),
+        MetaError::Deadlock => (31, 0, ""),
+        MetaError::NoLocks(text) => (32, 0, text),
+        MetaError::Interrupted => (33, 0, ""),
     };
     out.push(code);
     put_u64(out, number);
@@ -154,6 +158,10 @@ fn error(from: &mut Reader<'_>) -> MetaResult<MetaError> {
         23 => MetaError::Corrupt(text),
         24 => MetaError::Internal(text),
         25 => MetaError::NotSupported(text),
+        30 => MetaError::Locked,
+        31 => MetaError::Deadlock,
+        32 => MetaError::NoLocks(text),
+        33 => MetaError::Interrupted,
         _ => return Err(from.corrupt()),
     })
 }

@@ -1,10 +1,11 @@
-//! Extents: cutting, laying over, and what is no longer named after that.
+//! Extents: cutting and laying over.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use nokvfs_types::{CHUNK_SIZE, Extent, InodeId, MAX_CHUNK_EXTENTS, MetaError, SliceId};
+use nokvfs_types::{CHUNK_SIZE, Extent, InodeId, MAX_CHUNK_EXTENTS, MetaError};
 
 use super::Plan;
+use super::references::slices;
 use crate::layout::{Body, ChunkRecord, InodeRecord, Key, KeyPrefix};
 use crate::service::MetaResult;
 
@@ -16,6 +17,8 @@ pub(super) const REMOVE_COST: usize = 4 << 20;
 const CHUNK_COST: usize = 128;
 /// What a slice costs in a garbage record.
 const SLICE_COST: usize = 32;
+/// What it costs besides where history keeps it: its extent, and the record that counts it.
+const HISTORY_COST: usize = 160;
 /// Chunk records of one scan.
 pub(super) const SCAN: usize = 256;
 
@@ -68,51 +71,7 @@ pub(super) fn overlay(old: &[Extent], fresh: &[Extent]) -> Vec<Extent> {
     joined
 }
 
-/// The slices of extents, each with its greatest length.
-fn slices<'e>(extents: impl IntoIterator<Item = &'e Extent>) -> BTreeMap<SliceId, u64> {
-    let mut slices = BTreeMap::new();
-    for extent in extents {
-        let len = slices.entry(extent.slice).or_insert(0);
-        *len = extent.slice_len.max(*len);
-    }
-    slices
-}
-
 impl Plan<'_, '_> {
-    /// A record names the extents `new` instead of `old`: slices that it does not name any more become garbage, packs
-    /// are counted.
-    pub(super) fn release(&mut self, old: &[Extent], new: &[Extent]) -> MetaResult<()> {
-        self.split(old, &[new])
-    }
-
-    /// The same where several records take the place of one.
-    pub(super) fn split(&mut self, old: &[Extent], new: &[&[Extent]]) -> MetaResult<()> {
-        let before = slices(old);
-        let after: Vec<_> = new.iter().map(|record| slices(*record)).collect();
-        let mut packs: BTreeMap<SliceId, (u64, i64)> = BTreeMap::new();
-        for (slice, len) in &before {
-            if slice.is_pack() {
-                packs.entry(*slice).or_insert((*len, 0)).1 -= 1;
-            } else if !after.iter().any(|record| record.contains_key(slice)) {
-                self.garbage.push((*slice, *len));
-            }
-        }
-        for (slice, len) in after.iter().flatten().filter(|(slice, _)| slice.is_pack()) {
-            packs.entry(*slice).or_insert((*len, 0)).1 += 1;
-        }
-        packs.retain(|_, (_, change)| *change != 0);
-        packs.into_iter().try_for_each(|(pack, (len, change))| self.count_pack(pack, len, change))
-    }
-
-    /// The file of these uploads is gone, or not there yet: its mount may make it again and publish them then. If not, it
-    /// deletes them, or the sweep of its session does; a pack goes by its record once it is settled.
-    pub(super) fn abandon(&mut self, extents: &[Extent]) -> MetaResult<()> {
-        slices(extents)
-            .into_iter()
-            .filter(|(slice, _)| slice.is_pack())
-            .try_for_each(|(slice, len)| self.count_pack(slice, len, 0))
-    }
-
     /// Cuts a body to `size` and charges for it. If that takes more than one command allows, the end of the file is
     /// cut as far as possible, `size` and `more` tell so, and the answer is `false`.
     pub(super) fn cut(&mut self, inode: InodeId, record: &mut InodeRecord, size: u64) -> MetaResult<bool> {
@@ -124,7 +83,6 @@ impl Plan<'_, '_> {
         match std::mem::replace(&mut record.body, Body::None) {
             Body::Inline(old) => {
                 let new = cut(&old, size);
-                self.release(&old, &new)?;
                 record.mapped = mapped(&new);
                 record.body = Body::Inline(new);
             }
@@ -142,7 +100,7 @@ impl Plan<'_, '_> {
             }
             other => record.body = other,
         }
-        self.charge(record.mapped as i64 - before as i64, 0)?;
+        self.charge_body(record, record.mapped as i64 - before as i64)?;
         Ok(done)
     }
 
@@ -160,11 +118,11 @@ impl Plan<'_, '_> {
             after = page.last().map(|(key, _)| key.clone());
             for (key, chunk) in page {
                 let Key::Chunk(_, _, number) = key else { continue };
-                cost += chunk_cost(&chunk);
+                cost += self.chunk_cost(&chunk);
                 last.push_back((number, chunk));
                 while cost > REMOVE_COST && last.len() > 1 {
                     if let Some((_, dropped)) = last.pop_front() {
-                        cost -= chunk_cost(&dropped);
+                        cost -= self.chunk_cost(&dropped);
                         complete = false;
                     }
                 }
@@ -180,7 +138,6 @@ impl Plan<'_, '_> {
         for (number, chunk) in last {
             let key = Key::Chunk(mount, inode, number);
             let new = cut(&chunk.extents, reached);
-            self.release(&chunk.extents, &new)?;
             record.mapped = record.mapped.saturating_sub(mapped(&chunk.extents) - mapped(&new));
             if new.is_empty() {
                 self.txn.delete(&key)?;
@@ -201,12 +158,9 @@ impl Plan<'_, '_> {
                 let new = overlay(&old, fresh);
                 record.mapped = mapped(&new);
                 if new.len() <= nokvfs_types::INLINE_EXTENTS {
-                    self.release(&old, &new)?;
                     record.body = Body::Inline(new);
                 } else {
-                    let chunks: Vec<_> = new.chunk_by(|a, b| chunk_of(a.offset) == chunk_of(b.offset)).collect();
-                    self.split(&old, &chunks)?;
-                    for chunk in chunks {
+                    for chunk in new.chunk_by(|a, b| chunk_of(a.offset) == chunk_of(b.offset)) {
                         self.put_chunk(inode, chunk.to_vec())?;
                     }
                 }
@@ -216,7 +170,6 @@ impl Plan<'_, '_> {
                     let key = Key::Chunk(self.target.mount, inode, chunk_of(fresh[0].offset));
                     let old = self.txn.get::<ChunkRecord>(&key)?.map_or_else(Vec::new, |chunk| chunk.extents);
                     let new = overlay(&old, fresh);
-                    self.release(&old, &new)?;
                     record.mapped = (record.mapped + mapped(&new)).saturating_sub(mapped(&old));
                     self.put_chunk(inode, new)?;
                 }
@@ -234,14 +187,24 @@ impl Plan<'_, '_> {
         self.txn.put(&Key::Chunk(self.target.mount, inode, chunk), &ChunkRecord { extents })
     }
 
+    /// What a command may grow by when it changes a chunk.
+    pub(super) fn chunk_cost(&self, chunk: &ChunkRecord) -> usize {
+        let shared = self.target.pinned.0 > 0 || self.target.lineage.has_base();
+        let each = if shared { SLICE_COST + HISTORY_COST } else { SLICE_COST };
+        CHUNK_COST + chunk.extents.len() * each
+    }
+
     /// Removes chunks from the front, as many as one command can; answers the mapped bytes that went and whether none
     /// are left. For bodies that nobody can read any more.
     pub(super) fn remove_chunks(&mut self, inode: InodeId) -> MetaResult<(u64, bool)> {
         let prefix = KeyPrefix::chunks(self.target.mount, inode);
         let (mut cost, mut removed) = (0, 0);
+        let mut after = None;
         while cost < REMOVE_COST {
             let mut page = Vec::new();
-            self.txn.scan::<ChunkRecord>(&prefix, None, SCAN, |key, chunk| page.push((key, chunk)))?;
+            // Those that are staged to go need not be passed again and again.
+            self.txn.scan::<ChunkRecord>(&prefix, after, SCAN, |key, chunk| page.push((key, chunk)))?;
+            after = page.last().map(|(key, _)| key.clone());
             if page.is_empty() {
                 return Ok((removed, true));
             }
@@ -249,16 +212,11 @@ impl Plan<'_, '_> {
                 if cost >= REMOVE_COST {
                     break;
                 }
-                cost += chunk_cost(&chunk);
+                cost += self.chunk_cost(&chunk);
                 removed += mapped(&chunk.extents);
-                self.release(&chunk.extents, &[])?;
                 self.txn.delete(&key)?;
             }
         }
         Ok((removed, false))
     }
-}
-
-pub(super) fn chunk_cost(chunk: &ChunkRecord) -> usize {
-    CHUNK_COST + chunk.extents.len() * SLICE_COST
 }

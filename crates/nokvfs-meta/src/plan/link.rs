@@ -74,7 +74,7 @@ impl Plan<'_, '_> {
         record.ctime = self.now();
         self.put_inode(inode, &record)?;
         match record.nlink {
-            0 => self.orphan(inode)?,
+            0 => self.orphan(inode, &record)?,
             1 => {
                 // No longer hard-linked: what is recorded of its entries goes.
                 let mut recorded = Vec::new();
@@ -99,6 +99,6 @@ impl Plan<'_, '_> {
         record.nlink = 0;
         record.ctime = self.now();
         self.put_inode(inode, &record)?;
-        self.orphan(inode)
+        self.orphan(inode, &record)
     }
 }

@@ -2,9 +2,8 @@
 //!
 //! Owns: the semantics of the filesystem. Must not: wait, or touch anything but its transaction.
 //! Invariants: a directory's size is the number of its entries and its nlink 2 plus its subdirectories; the volume's
-//! counters are the sums over its inodes; an inode without links has an orphan record; no extent names a slice of
-//! another inode or chunk unless it is a pack; a slice that no record names any more gets a garbage record in the same
-//! command.
+//! counters are the sums over its inodes; an inode without links has an orphan record; a slice that no record names any
+//! more gets a garbage record in the same command.
 
 mod allocate;
 mod body;
@@ -14,9 +13,13 @@ mod pack;
 mod publish;
 mod punch;
 mod reclaim;
+mod references;
 mod rename;
 mod setattr;
 mod xattr;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use nokvfs_types::{
     Applied, Attr, Caller, Event, FileKind, InodeId, MetaError, MountId, Mutation, Name, SliceId, Timestamp, Version,
@@ -26,18 +29,13 @@ use nokvfs_types::{
 pub(crate) use allocate::{Allocators, allocator};
 pub(crate) use body::{SIZE_MAX, chunk_of};
 pub(crate) use pack::Writer;
+pub(crate) use references::{GARBAGE_RECORDS, named_in};
 pub(crate) use xattr::check_xattr_name;
 
 use crate::commit::Txn;
-use crate::layout::{
-    CountersRecord, DentryRecord, GarbageRecord, InodeRecord, Key, OrphanRecord, VolumeRecord, dentry_hash,
-};
+use crate::layout::{CountersRecord, DentryRecord, InodeRecord, Key, OrphanRecord, VolumeRecord, dentry_hash};
+use crate::lineage::Lineage;
 use crate::service::MetaResult;
-
-/// Slices of one garbage record.
-const GARBAGE_SLICES: usize = 1024;
-/// Garbage records of one command: their keys are its version times this, and a number below this.
-pub(crate) const GARBAGE_RECORDS: u64 = 4096;
 
 /// What a planned mutation answers once it is durable.
 #[derive(Debug)]
@@ -55,17 +53,26 @@ pub(crate) struct Outcome {
 }
 
 /// The volume that a plan works on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub mount: MountId,
     pub id: VolumeId,
     pub quota_bytes: u64,
     pub quota_inodes: u64,
+    pub pinned: Version,
+    pub lineage: Arc<Lineage>,
 }
 
 impl Target {
     pub(crate) fn new(mount: MountId, record: &VolumeRecord) -> Self {
-        Target { mount, id: record.id, quota_bytes: record.spec.quota_bytes, quota_inodes: record.spec.quota_inodes }
+        Target {
+            mount,
+            id: record.id,
+            quota_bytes: record.spec.quota_bytes,
+            quota_inodes: record.spec.quota_inodes,
+            pinned: record.pinned,
+            lineage: Arc::new(Lineage::new(mount, record, None)),
+        }
     }
 }
 
@@ -79,10 +86,15 @@ pub(crate) struct Plan<'p, 'a> {
     allocators: &'p Allocators,
     writer: Option<Writer<'p>>,
     orphaned: Option<InodeId>,
-    garbage: Vec<(SliceId, u64)>,
+    /// Owner, slice and length of what nothing names any more.
+    garbage: Vec<(MountId, VolumeId, SliceId, u64)>,
+    /// Slices that are named for the first time, unless they were published before.
+    published: BTreeSet<SliceId>,
     more: bool,
     /// Something was made that may be answered early.
     early: bool,
+    /// The volume's own objects are deleted as a whole: only those of others are counted.
+    whole: bool,
 }
 
 /// What stat(2) tells of a record.
@@ -113,6 +125,7 @@ impl<'p, 'a> Plan<'p, 'a> {
         hash_secret: &'p [u8; 16],
         allocators: &'p Allocators,
     ) -> Self {
+        txn.enter(Arc::clone(&target.lineage), target.pinned);
         Plan {
             txn,
             target,
@@ -122,9 +135,16 @@ impl<'p, 'a> Plan<'p, 'a> {
             writer: None,
             orphaned: None,
             garbage: Vec::new(),
+            published: BTreeSet::new(),
             more: false,
             early: false,
+            whole: false,
         }
+    }
+
+    /// Plans the end of a volume whose own objects are deleted as a whole.
+    pub(crate) fn whole(self) -> Self {
+        Plan { whole: true, ..self }
     }
 
     /// Plans for a session, which may publish packs.
@@ -161,15 +181,11 @@ impl<'p, 'a> Plan<'p, 'a> {
     }
 
     pub(crate) fn finish(mut self, reply: MetaResult<Applied>) -> MetaResult<Outcome> {
-        let garbage = std::mem::take(&mut self.garbage);
-        for (number, slices) in (0..GARBAGE_RECORDS).zip(garbage.chunks(GARBAGE_SLICES)) {
-            let record = GarbageRecord { mount: self.target.mount, volume: self.target.id, slices: slices.to_vec() };
-            // Versions stay far below 2^52: at a million commits a second that takes a century.
-            self.txn.put(&Key::Garbage(self.txn.version().0 * GARBAGE_RECORDS + number), &record)?;
-        }
+        self.count_references()?;
+        let garbage = self.put_garbage()?;
         // A number that is given out before it is durable must never be given out again.
         let early_after = self.early.then(|| self.allocators.reserved_at(self.target.mount)).flatten();
-        Ok(Outcome { reply, orphaned: self.orphaned, garbage: !garbage.is_empty(), more: self.more, early_after })
+        Ok(Outcome { reply, orphaned: self.orphaned, garbage, more: self.more, early_after })
     }
 
     fn now(&self) -> Timestamp {
@@ -259,12 +275,45 @@ impl<'p, 'a> Plan<'p, 'a> {
     }
 
     /// Makes an inode that just lost its last link an orphan.
-    fn orphan(&mut self, inode: InodeId) -> MetaResult<()> {
+    fn orphan(&mut self, inode: InodeId, record: &InodeRecord) -> MetaResult<()> {
         let since = self.now();
         self.txn.put(&Key::Orphan(self.target.mount, inode), &OrphanRecord { since })?;
+        let mut counters = self.counters()?;
+        counters.orphan_bytes += record.mapped;
+        counters.orphan_inodes += 1;
+        self.put_counters(&counters)?;
         self.emit(Event::Unlinked(inode));
         self.orphaned = Some(inode);
         Ok(())
+    }
+
+    fn counters(&mut self) -> MetaResult<CountersRecord> {
+        self.txn
+            .get(&Key::Counters(self.target.mount))?
+            .ok_or_else(|| MetaError::Corrupt(format!("volume {} has no counters", self.target.id)))
+    }
+
+    fn put_counters(&mut self, counters: &CountersRecord) -> MetaResult<()> {
+        self.txn.put(&Key::Counters(self.target.mount), counters)
+    }
+
+    /// Counts bytes that an inode maps more, or less.
+    fn charge_body(&mut self, record: &InodeRecord, bytes: i64) -> MetaResult<()> {
+        self.charge(bytes, 0)?;
+        if record.nlink == 0 && bytes != 0 {
+            let mut counters = self.counters()?;
+            counters.orphan_bytes = counters.orphan_bytes.saturating_add_signed(bytes);
+            self.put_counters(&counters)?;
+        }
+        Ok(())
+    }
+
+    /// Counts an orphan that is gone.
+    fn drop_orphan(&mut self) -> MetaResult<()> {
+        self.charge(0, -1)?;
+        let mut counters = self.counters()?;
+        counters.orphan_inodes = counters.orphan_inodes.saturating_sub(1);
+        self.put_counters(&counters)
     }
 
     /// Counts what the volume uses. Growth is refused beyond the quota, shrinking never.
@@ -272,14 +321,11 @@ impl<'p, 'a> Plan<'p, 'a> {
         if bytes == 0 && inodes == 0 {
             return Ok(());
         }
-        let key = Key::Counters(self.target.mount);
-        let counters: CountersRecord = self
-            .txn
-            .get(&key)?
-            .ok_or_else(|| MetaError::Corrupt(format!("volume {} has no counters", self.target.id)))?;
+        let counters = self.counters()?;
         let next = CountersRecord {
             bytes: counters.bytes.saturating_add_signed(bytes),
             inodes: counters.inodes.saturating_add_signed(inodes),
+            ..counters
         };
         let Target { quota_bytes, quota_inodes, .. } = self.target;
         if bytes > 0 && quota_bytes > 0 && next.bytes > quota_bytes {
@@ -294,6 +340,6 @@ impl<'p, 'a> Plan<'p, 'a> {
                 counters.inodes
             )));
         }
-        self.txn.put(&key, &next)
+        self.put_counters(&next)
     }
 }

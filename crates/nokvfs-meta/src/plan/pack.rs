@@ -2,6 +2,7 @@
 //! the pack's record. A pack whose count is zero goes once its writer can't publish more of it: its upload is settled, or
 //! its session ended.
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{Extent, MetaError, PACK_SIZE, SessionId, SliceId, UploadId};
 
 use super::Plan;
@@ -37,7 +38,8 @@ impl Plan<'_, '_> {
 
     /// Counts records that name a pack from now on, or no longer.
     pub(super) fn count_pack(&mut self, pack: SliceId, len: u64, change: i64) -> MetaResult<()> {
-        let key = Key::Pack(self.target.mount, pack.upload);
+        let (mount, volume) = self.target.lineage.owner(pack.upload);
+        let key = Key::Pack(mount, pack.upload);
         let mut record = match (self.txn.get::<PackRecord>(&key)?, self.writer) {
             (Some(record), _) => record,
             (None, Some(writer)) if change >= 0 => {
@@ -48,8 +50,10 @@ impl Plan<'_, '_> {
         let named = i64::from(record.named) + change;
         record.named = u32::try_from(named)
             .map_err(|_| MetaError::Corrupt(format!("{pack} is named by {} records, then by {named}", record.named)))?;
+        failpoint!("plan.pack_counted");
         if record.named == 0 && self.is_settled(record.owner, pack.upload)? {
-            self.garbage.push((pack, u64::from(record.len)));
+            failpoint!("plan.pack_dropped");
+            self.garbage.push((mount, volume, pack, u64::from(record.len)));
             return self.txn.delete(&key);
         }
         self.txn.put(&key, &record)
@@ -80,7 +84,7 @@ impl Plan<'_, '_> {
                 looked += 1;
                 // Uploads of other sessions may lie in between.
                 if record.owner == owner && record.named == 0 {
-                    self.garbage.push((SliceId::pack(upload), u64::from(record.len)));
+                    self.garbage.push((mount, self.target.id, SliceId::pack(upload), u64::from(record.len)));
                     self.txn.delete(&key)?;
                 }
             }

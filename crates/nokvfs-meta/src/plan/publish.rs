@@ -1,5 +1,6 @@
 //! Uploaded bytes become content.
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{Applied, BLOCK_SIZE, Event, Extent, FileKind, MetaError, Publish};
 
 use super::body::{SIZE_MAX, chunk_of};
@@ -32,8 +33,10 @@ impl Plan<'_, '_> {
             record.size = size;
         }
         let before = record.mapped;
+        self.published.extend(publish.extents.iter().map(|extent| extent.slice).filter(|slice| !slice.is_pack()));
         self.lay(inode, &mut record, &publish.extents)?;
-        self.charge(record.mapped as i64 - before as i64, 0)?;
+        failpoint!("plan.laid");
+        self.charge_body(&record, record.mapped as i64 - before as i64)?;
         let end = publish.extents.last().map_or(0, Extent::end);
         record.size = record.size.max(publish.size).max(end);
         record.mtime = publish.written;

@@ -3,7 +3,7 @@
 use nokvfs_types::{Applied, CHUNK_SIZE, Event, Extent, Fallocate, FileKind, INLINE_EXTENTS, InodeId, MetaError};
 
 use super::Plan;
-use super::body::{REMOVE_COST, SCAN, SIZE_MAX, chunk_cost, chunk_of, mapped};
+use super::body::{REMOVE_COST, SCAN, SIZE_MAX, chunk_of, mapped};
 use crate::layout::{Body, ChunkRecord, InodeRecord, Key, KeyPrefix};
 use crate::service::MetaResult;
 
@@ -46,12 +46,10 @@ impl Plan<'_, '_> {
                 let new = without(&old, from, to);
                 record.mapped = mapped(&new);
                 if new.len() <= INLINE_EXTENTS {
-                    self.release(&old, &new)?;
                     record.body = Body::Inline(new);
                 } else {
-                    let chunks: Vec<_> = new.chunk_by(|a, b| chunk_of(a.offset) == chunk_of(b.offset)).collect();
-                    self.split(&old, &chunks)?;
-                    chunks.into_iter().try_for_each(|chunk| self.put_chunk(inode, chunk.to_vec()))?;
+                    let mut chunks = new.chunk_by(|a, b| chunk_of(a.offset) == chunk_of(b.offset));
+                    chunks.try_for_each(|chunk| self.put_chunk(inode, chunk.to_vec()))?;
                     record.body = Body::Chunked;
                 }
             }
@@ -61,7 +59,7 @@ impl Plan<'_, '_> {
             }
             other => record.body = other,
         }
-        self.charge(record.mapped as i64 - before as i64, 0)?;
+        self.charge_body(record, record.mapped as i64 - before as i64)?;
         Ok(done)
     }
 
@@ -89,8 +87,7 @@ impl Plan<'_, '_> {
                 if cost > REMOVE_COST {
                     return Ok(false);
                 }
-                cost += chunk_cost(&chunk);
-                self.release(&chunk.extents, &new)?;
+                cost += self.chunk_cost(&chunk);
                 record.mapped = record.mapped.saturating_sub(freed);
                 if new.is_empty() {
                     self.txn.delete(&key)?;

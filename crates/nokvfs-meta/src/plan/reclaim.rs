@@ -20,7 +20,6 @@ impl Plan<'_, '_> {
             let mut freed = record.mapped;
             let mut done = true;
             match std::mem::replace(&mut record.body, Body::None) {
-                Body::Inline(extents) => self.release(&extents, &[])?,
                 Body::Chunked => {
                     record.body = Body::Chunked;
                     let (removed, empty) = self.remove_chunks(inode)?;
@@ -29,19 +28,20 @@ impl Plan<'_, '_> {
                         freed = removed.min(record.mapped);
                     }
                 }
-                Body::None | Body::Symlink(_) => {}
+                Body::None | Body::Inline(_) | Body::Symlink(_) => {}
             }
             done &= self.remove_xattrs(inode)?;
             if !done {
                 record.mapped -= freed;
                 self.put_inode(inode, &record)?;
-                self.charge(-(freed as i64), 0)?;
+                self.charge_body(&record, -(freed as i64))?;
                 self.more = true;
                 return self.finish(Ok(Applied::Unit));
             }
             let key = self.inode_key(inode);
             self.txn.delete(&key)?;
-            self.charge(-(freed as i64), -1)?;
+            self.charge_body(&record, -(freed as i64))?;
+            self.drop_orphan()?;
         }
         self.txn.delete(&orphan)?;
         self.finish(Ok(Applied::Unit))

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{
     Heartbeat, HeartbeatReply, MetaError, SessionGrant, SessionId, SessionRequest, VolumeId, VolumeState,
 };
 use sha2::{Digest, Sha256};
 
-use super::{ALL_SLOTS, ENDED, Live, SESSIONS, SLOTS, row_of};
+use super::{ALL_SLOTS, By, ENDED, Live, SESSIONS, SLOTS, row_of};
 use crate::commit::Txn;
-use crate::engine::{Core, Engine};
+use crate::engine::{Core, Engine, find_snapshot};
 use crate::layout::{Key, KeyPrefix, ServerRecord, SessionByMountRecord, SessionRecord, SlotRecord, VolumeRecord};
 use crate::service::{MetaResult, SessionService};
 
@@ -36,6 +37,7 @@ impl SessionService for Engine {
         let opened = tokio::spawn(async move { opening.begin_session(request, record.id).await });
         let (session, generation) =
             opened.await.map_err(|_| MetaError::Unavailable("the metadata server is stopping; try again".into()))??;
+        failpoint!("session.known");
         core.grant(session, generation, volume).await
     }
 
@@ -45,6 +47,7 @@ impl SessionService for Engine {
         let Some((session, generation)) = request.resume else {
             return Err(MetaError::Invalid("a session to attach must be named".into()));
         };
+        failpoint!("session.attaching");
         let live = core.sessions.check(session, generation)?;
         if live.volume != request.volume {
             return Err(MetaError::Unauthorized(format!("session {session} is another volume's")));
@@ -79,7 +82,8 @@ impl Core {
         }
         match record.state {
             VolumeState::Active => Ok(record),
-            VolumeState::Deleting => Err(MetaError::NotFound),
+            VolumeState::Hidden if request.snapshot.is_some() => Ok(record),
+            VolumeState::Hidden | VolumeState::Deleting => Err(MetaError::NotFound),
         }
     }
 
@@ -89,21 +93,31 @@ impl Core {
     }
 
     async fn begin_session(&self, request: SessionRequest, volume: VolumeId) -> MetaResult<(SessionId, u32)> {
-        let opened = move |txn: &mut Txn<'_>| match request.resume {
-            None => open(txn, &request),
-            Some((session, generation)) => take_over(txn, volume, session, generation),
+        let opened = move |txn: &mut Txn<'_>| {
+            let (session, record) = match request.resume {
+                None => open(txn, &request)?,
+                Some((session, generation)) => take_over(txn, volume, session, generation)?,
+            };
+            let volume: VolumeRecord = txn.get(&Key::Volume(record.mount))?.ok_or(MetaError::NotFound)?;
+            Ok((session, record, volume))
         };
-        let (session, record) = self.committer.submit(opened).await?;
+        failpoint!("session.opening");
+        let (session, record, volume) = self.committer.submit(opened).await?;
+        failpoint!("session.opened");
         self.orphans.forget_session(record.mount, session);
-        self.sessions.insert(Live::load(&self.store, session, &record, volume)?, Duration::ZERO);
+        self.sessions.insert(Live::load(&self.store, session, &record, &volume)?, Duration::ZERO);
+        self.locks.lock().begin(By { mount: record.mount, session }, Instant::now());
         Ok((session, record.generation))
     }
 
     /// Ends a session: nothing can be changed in it from then on. Its unsettled uploads are swept after `quiet`.
     pub(crate) async fn end_session(&self, live: &Arc<Live>, quiet: Duration) -> MetaResult<()> {
         let (session, generation, mount) = (live.session, live.generation, live.mount);
+        failpoint!("session.ending");
         let sweep = self.committer.submit(move |txn| end(txn, session, generation)).await?;
+        failpoint!("session.ended");
         self.sessions.remove(session, generation);
+        self.locks.lock().end(By { mount, session }, Instant::now());
         self.orphans.forget_session(mount, session);
         self.wake.orphans.notify_one();
         if sweep {
@@ -117,7 +131,13 @@ impl Core {
 }
 
 fn open(txn: &mut Txn<'_>, request: &SessionRequest) -> MetaResult<(SessionId, SessionRecord)> {
-    let (mount, _) = active_volume(txn, request.volume)?;
+    let (mount, pin) = match &request.snapshot {
+        None => (active_volume(txn, request.volume)?.0, None),
+        Some(name) => {
+            let (mount, version, _) = find_snapshot(txn, request.volume, name)?.ok_or(MetaError::NotFound)?;
+            (mount, Some(version))
+        }
+    };
     let mut server: ServerRecord =
         txn.get(&Key::Server)?.ok_or_else(|| MetaError::Corrupt("the server's own record is missing".into()))?;
     let session = SessionId(server.next_session);
@@ -126,7 +146,8 @@ fn open(txn: &mut Txn<'_>, request: &SessionRequest) -> MetaResult<(SessionId, S
     let record = SessionRecord {
         mount,
         generation: 1,
-        read_only: request.read_only,
+        read_only: request.read_only || pin.is_some(),
+        pin,
         client: request.client.clone(),
         uploads: Vec::new(),
         opened: txn.now(),
@@ -142,14 +163,17 @@ fn take_over(
     session: SessionId,
     generation: u32,
 ) -> MetaResult<(SessionId, SessionRecord)> {
-    let (mount, _) = active_volume(txn, volume)?;
     let key = Key::Session(session);
     let record: Option<SessionRecord> = txn.get(&key)?;
     let Some(mut record) = record.filter(|record| record.generation != ENDED) else {
         return Err(MetaError::SessionExpired(session.0));
     };
-    if record.mount != mount {
+    let held: VolumeRecord = txn.get(&Key::Volume(record.mount))?.ok_or(MetaError::NotFound)?;
+    if held.id != volume {
         return Err(MetaError::Unauthorized(format!("session {session} is another volume's")));
+    }
+    if held.state == VolumeState::Deleting || (held.state == VolumeState::Hidden && record.pin.is_none()) {
+        return Err(MetaError::NotFound);
     }
     if record.generation != generation {
         return Err(MetaError::Superseded(record.generation));
@@ -157,6 +181,7 @@ fn take_over(
     if generation >= ENDED - 1 {
         return Err(MetaError::Busy("the session was taken over too often; open a new one".into()));
     }
+    failpoint!("session.taken_over");
     record.generation = generation + 1;
     txn.put(&key, &record)?;
     // The row is an old generation's, whose answers nobody asks for any more.
@@ -202,6 +227,6 @@ fn active_volume(txn: &mut Txn<'_>, volume: VolumeId) -> MetaResult<(nokvfs_type
     let record: VolumeRecord = txn.get(&Key::Volume(reference.mount))?.ok_or(MetaError::NotFound)?;
     match record.state {
         VolumeState::Active => Ok((reference.mount, record)),
-        VolumeState::Deleting => Err(MetaError::NotFound),
+        VolumeState::Hidden | VolumeState::Deleting => Err(MetaError::NotFound),
     }
 }

@@ -1,11 +1,13 @@
 //! Sessions: who may change a volume, exactly once per request, and what is left when they end.
 //!
-//! Owns: generations, slots, granted uploads, expiry, and which orphans are open.
+//! Owns: generations, slots, granted uploads, expiry, advisory locks, and which orphans are open.
 //! Must not: know what a mutation means.
 //! Invariants: a mutation is planned only while its session has its generation in the store; its answer is kept in its
 //! slot in the same command; a client that took a session over finds the answers of the one before it by operation.
 
 mod lifecycle;
+mod locking;
+mod locks;
 mod orphans;
 mod stamp;
 mod uploads;
@@ -16,12 +18,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nokvfs_types::{MetaError, MountId, OpId, SessionId, Stamp, VolumeId};
+use nokvfs_types::{MetaError, MountId, OpId, SessionId, Stamp, Version, VolumeId};
 use parking_lot::RwLock;
 
+pub(crate) use locks::{By, Table as LockTable};
 pub(crate) use orphans::{Orphans, WINDOW};
 
-use crate::layout::{Key, KeyPrefix, SessionRecord, SlotRecord};
+use crate::commit::Txn;
+use crate::layout::{Key, KeyPrefix, SessionByMountRecord, SessionRecord, SlotRecord, VolumeRecord};
+use crate::lineage::Lineage;
 use crate::service::MetaResult;
 use crate::store::{RawReads, ReadRecords};
 
@@ -44,6 +49,8 @@ pub(crate) struct Live {
     pub volume: VolumeId,
     pub generation: u32,
     pub read_only: bool,
+    /// What it sees.
+    pub lineage: Lineage,
     /// Answers of the generations before, by operation.
     pub inherited: HashMap<OpId, Bytes>,
     /// When the client last showed that it lives, in milliseconds of [`Sessions::clock`]; ahead of it in a grace.
@@ -125,6 +132,11 @@ impl Sessions {
         counts
     }
 
+    /// All of them, for the table of locks.
+    pub(crate) fn all(&self) -> Vec<By> {
+        self.live.read().values().map(|live| By { mount: live.mount, session: live.session }).collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.live.read().len()
     }
@@ -136,7 +148,7 @@ impl Live {
         store: &dyn RawReads,
         session: SessionId,
         record: &SessionRecord,
-        volume: VolumeId,
+        volume: &VolumeRecord,
     ) -> MetaResult<Live> {
         let mut inherited = HashMap::new();
         if record.generation > 1 {
@@ -150,13 +162,30 @@ impl Live {
         Ok(Live {
             session,
             mount: record.mount,
-            volume,
+            volume: volume.id,
             generation: record.generation,
             read_only: record.read_only,
+            lineage: Lineage::new(record.mount, volume, record.pin),
             inherited,
             seen: AtomicU64::new(0),
         })
     }
+}
+
+/// How many sessions hold a volume at a pin, or as it is.
+pub(crate) fn sessions_at(txn: &mut Txn<'_>, mount: MountId, pin: Option<Version>) -> MetaResult<usize> {
+    let mut sessions = Vec::new();
+    txn.scan::<SessionByMountRecord>(&KeyPrefix::sessions_of(mount), None, SESSIONS, |key, _| {
+        if let Key::SessionByMount(_, session) = key {
+            sessions.push(session);
+        }
+    })?;
+    let mut count = 0;
+    for session in sessions {
+        let record = txn.get::<SessionRecord>(&Key::Session(session))?;
+        count += usize::from(record.is_some_and(|record| record.pin == pin));
+    }
+    Ok(count)
 }
 
 /// Where a slot's answer is kept. Generations take turns with rows of slots, so that a client that takes a session over

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{Ack, Applied, Caller, MetaError, MountId, Mutation, OpId, Stamp, VolumeState};
 
 use super::{ENDED, Live, SLOTS, slot_key};
@@ -36,6 +37,7 @@ impl Core {
             let submitted = self.committer.submit_early(plan, |outcome| outcome.early_after, urgent).await;
             unheard.heard |= !matches!(submitted, Err(MetaError::Unavailable(_)));
             let outcome = submitted?;
+            failpoint!("mutate.done");
             if let Some(inode) = outcome.orphaned {
                 self.orphans.add(unheard.mount, inode);
             }
@@ -86,6 +88,7 @@ impl Core {
             let reply = encode_reply(&outcome.reply).into();
             let slot = SlotRecord { generation: stamp.generation, sequence: stamp.sequence, op: stamp.op, reply };
             txn.put(&key, &slot)?;
+            failpoint!("mutate.answer_kept");
         }
         Ok(outcome)
     }
@@ -127,7 +130,9 @@ fn active(txn: &mut Txn<'_>, mount: MountId) -> MetaResult<Target> {
     let record: VolumeRecord = txn.get(&Key::Volume(mount))?.ok_or(MetaError::NotFound)?;
     match record.state {
         VolumeState::Active => Ok(Target::new(mount, &record)),
-        VolumeState::Deleting => Err(MetaError::Busy("the volume is being deleted".into())),
+        VolumeState::Hidden | VolumeState::Deleting => {
+            Err(MetaError::Busy("the volume was deleted or rolled back; open a new session".into()))
+        }
     }
 }
 

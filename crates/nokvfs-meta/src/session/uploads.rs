@@ -1,5 +1,6 @@
 //! Granting upload ids.
 
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::{Applied, MetaError, SessionId, UploadId};
 
 use crate::commit::Txn;
@@ -43,6 +44,7 @@ pub(super) fn reserve(
             "too many uploads are unsettled; close or sync files that are open for long".into(),
         ));
     }
+    failpoint!("uploads.granted");
     txn.put(&Key::Session(session), record)?;
     Ok(Applied::Uploads { first, count })
 }

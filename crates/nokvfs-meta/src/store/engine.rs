@@ -1,7 +1,9 @@
 //! Holt, with what its traps demand: batches only, a fixed set of trees, our checkpoints, a reopen after any error.
 
+use std::fs::File;
+use std::io;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::thread;
@@ -11,10 +13,12 @@ use holt::{
     AtomicErrorKind, CheckpointConfig, DB, DBAtomicBatch, DBView, Durability, JournalAnchor, JournalEnvelope,
     RangeEntry, RecordVersion, TreeConfig,
 };
+use nokvfs_failpoint::failpoint;
 use nokvfs_types::MetaError;
 use parking_lot::{Mutex, RwLock};
 
 use super::options::FRAME;
+use super::tail::cut_torn_tail;
 use super::{
     Anchor, Base, Batch, Change, CommitError, Envelope, Guard, MetaStore, RawReads, StoreOptions, Stored, Usage,
     Visitor,
@@ -29,6 +33,10 @@ const ENGINE_ROUND: Duration = Duration::from_secs(10 * 365 * 86_400);
 const LAZY: Duration = Duration::from_millis(5);
 /// How long a reopen waits for reads of the old store to end.
 const READERS_END: Duration = Duration::from_secs(5);
+/// Where the engine's files are.
+const STORE: &str = "store";
+/// Its log.
+const LOG: &str = "journal.wal";
 /// Soft limit of one read of journal entries.
 const ENVELOPE_PAGE: usize = 4 << 20;
 
@@ -77,7 +85,20 @@ impl HoltStore {
 }
 
 fn store_dir(options: &StoreOptions) -> PathBuf {
-    options.dir.join("store")
+    options.dir.join(STORE)
+}
+
+/// Makes the names of the store durable, up to that of its directory: files that were synced can vanish with a name that
+/// was not.
+fn settle_names(dir: &Path) -> io::Result<()> {
+    File::open(dir.join(STORE))?.sync_all()?;
+    File::open(dir)?.sync_all()?;
+    match dir.canonicalize()?.parent().map(File::open) {
+        // Where this process may not look it made no name.
+        Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Some(parent) => parent?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// Runs `start` so that the threads it starts sleep up to [`LAZY`] longer than they ask for: they inherit the caller's
@@ -109,7 +130,7 @@ impl Open {
     fn new(options: &StoreOptions) -> MetaResult<Open> {
         let dir = store_dir(options);
         std::fs::create_dir_all(&dir).map_err(|error| cannot_open(options, error))?;
-        let mut config = TreeConfig::new(dir);
+        let mut config = TreeConfig::new(&dir);
         config.durability = Durability::Wal { sync: true };
         config.buffer_pool_size = options.pool_frames();
         config.checkpoint = CheckpointConfig {
@@ -117,14 +138,24 @@ impl Open {
             dirty_blob_threshold: usize::MAX,
             ..CheckpointConfig::default()
         };
-        let db = with_lazy_timers(|| DB::open(config)).map_err(|error| cannot_open(options, error))?;
+        let opened = match with_lazy_timers(|| DB::open(config.clone())) {
+            Err(holt::Error::ReplaySanityFailed { .. })
+                if cut_torn_tail(&dir.join(LOG)).map_err(|error| cannot_open(options, error))? =>
+            {
+                with_lazy_timers(|| DB::open(config))
+            }
+            opened => opened,
+        };
+        let db = opened.map_err(|error| cannot_open(options, error))?;
         let mut trees = Vec::with_capacity(Tree::ALL.len());
         for tree in Tree::ALL {
             trees.push(db.open_or_create_tree(tree.name()).map_err(|error| cannot_open(options, error))?);
         }
         let trees = trees.try_into().map_err(|_| cannot_open(options, "wrong number of trees"))?;
         let open = Open { trees, db };
+        failpoint!("open.store");
         open.start_journal().map_err(|error| cannot_open(options, error))?;
+        settle_names(&options.dir).map_err(|error| cannot_open(options, error))?;
         Ok(open)
     }
 
@@ -289,6 +320,7 @@ impl MetaStore for HoltStore {
                 thread::sleep(Duration::from_millis(1));
             }
         }
+        failpoint!("reopen.closed");
         let open = Open::new(&self.options)?;
         *self.open.write() = Some(Arc::new(open));
         Ok(())

@@ -7,6 +7,7 @@
 mod engine;
 mod model;
 mod options;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -70,11 +71,11 @@ pub trait ReadRecords: RawReads {
         let bytes = key.encode();
         let Some(stored) = read_whole(self, R::FAMILY.tree(), &bytes)? else { return Ok(None) };
         let (version, payload) = open_value(&bytes, &stored.value)?;
-        R::decode(payload).map(|record| Some((record, version)))
+        payload.map(|payload| Ok((R::decode(payload)?, version))).transpose()
     }
 
     /// Visits at most `limit` records of a prefix after a key, in order, and answers how many there were. Fewer than
-    /// `limit`: there are no more.
+    /// `limit`: there are no more. A place where a record was removed counts and is not visited.
     ///
     /// # Errors
     /// As [`ReadRecords::get`].
@@ -91,7 +92,9 @@ pub trait ReadRecords: RawReads {
         let mut count = 0;
         self.scan_raw(tree, prefix.bytes(), start.as_deref(), limit, &mut |key, value, _| {
             let (version, payload) = open_value(key, value)?;
-            visit(Key::decode(key)?, R::decode(payload)?, version);
+            if let Some(payload) = payload {
+                visit(Key::decode(key)?, R::decode(payload)?, version);
+            }
             count += 1;
             Ok(true)
         })?;

@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::layout::{Content, seal_value};
 
 const START: Anchor = Anchor { sequence: 0, digest: [0; 32] };
 
@@ -62,7 +63,7 @@ fn batch(store: &dyn MetaStore, step: &Step, sequence: u64) -> Batch {
             None => Base::Absent,
             Some(stored) => Base::Token(stored.token),
         };
-        let value = value.as_ref().map(|payload| crate::layout::seal_value(&key, Version(sequence), payload));
+        let value = value.clone().map(|payload| seal_value(&key, Version(sequence), &Content::Record(payload)));
         changes.push(Change { tree, key, base, value });
     }
     let guards = step.empty.iter().map(|key| {
@@ -190,7 +191,7 @@ fn a_damaged_value_is_reported_and_one_process_holds_the_store() {
     let options = StoreOptions { low_water: 0, ..StoreOptions::new(dir.path(), 64 << 20) };
     let store: Box<dyn MetaStore> = Box::new(HoltStore::open(options.clone()).unwrap());
     let key = Key::Orphan(MountId(1), InodeId(9));
-    let mut sealed = crate::layout::seal_value(&key.encode(), Version(1), &[0; 8]);
+    let mut sealed = seal_value(&key.encode(), Version(1), &Content::Record(vec![0; 8]));
     sealed[12] ^= 4;
     let change = Change { tree: Tree::Inodes, key: key.encode(), base: Base::Absent, value: Some(sealed) };
     let current = Anchor { sequence: 1, digest: [1; 32] };

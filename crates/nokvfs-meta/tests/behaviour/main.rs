@@ -100,7 +100,14 @@ impl World {
 }
 
 fn request(volume: &(VolumeInfo, Token)) -> SessionRequest {
-    SessionRequest { volume: volume.0.id, token: volume.1, client: "test".into(), read_only: false, resume: None }
+    SessionRequest {
+        volume: volume.0.id,
+        token: volume.1,
+        client: "test".into(),
+        read_only: false,
+        snapshot: None,
+        resume: None,
+    }
 }
 
 fn caller() -> Caller {

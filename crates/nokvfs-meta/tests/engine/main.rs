@@ -6,6 +6,7 @@ mod early;
 mod faults;
 mod listing;
 mod local;
+mod locks;
 mod packs;
 mod restart;
 mod sessions;
@@ -83,7 +84,14 @@ fn spec(name: &str) -> VolumeSpec {
 }
 
 fn request(volume: &(VolumeInfo, Token)) -> SessionRequest {
-    SessionRequest { volume: volume.0.id, token: volume.1, client: "test".into(), read_only: false, resume: None }
+    SessionRequest {
+        volume: volume.0.id,
+        token: volume.1,
+        client: "test".into(),
+        read_only: false,
+        snapshot: None,
+        resume: None,
+    }
 }
 
 fn name(text: &str) -> Name {

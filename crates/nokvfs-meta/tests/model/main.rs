@@ -1,4 +1,6 @@
 //! Random operations on an engine and on a reference of it: every answer, the whole tree and all objects must agree.
+//!
+//! `NOKV_TEST_CASES` sets how many histories are tried, `NOKV_TEST_OPS` how long the longest is.
 #![cfg(feature = "holt")]
 
 mod reference;
@@ -130,7 +132,14 @@ impl Pair {
             root_gid: 2,
         };
         let (info, token) = engine.create_volume(spec).await.unwrap();
-        let request = SessionRequest { volume: info.id, token, client: "model".into(), read_only: false, resume: None };
+        let request = SessionRequest {
+            volume: info.id,
+            token,
+            client: "model".into(),
+            read_only: false,
+            snapshot: None,
+            resume: None,
+        };
         let service = LocalService::open(Arc::clone(&engine), request).await.unwrap();
         let root = Node {
             kind: FileKind::Directory,
@@ -521,16 +530,30 @@ fn check(ops: &[Op], quota: (u64, u64)) {
     });
 }
 
+fn setting(name: &str, usual: usize) -> usize {
+    std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
+}
+
+fn config() -> ProptestConfig {
+    let cases = setting("NOKV_TEST_CASES", 150) as u32;
+    ProptestConfig { cases, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn history() -> impl Strategy<Value = Vec<Op>> {
+    let most = setting("NOKV_TEST_OPS", 100);
+    vec(op(), most / 5..=most)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
-    fn an_engine_is_what_its_reference_is(ops in vec(op(), 20..140)) {
+    fn an_engine_is_what_its_reference_is(ops in history()) {
         check(&ops, (0, 0));
     }
 
     #[test]
-    fn quotas_are_exact(ops in vec(op(), 40..120)) {
+    fn quotas_are_exact(ops in history()) {
         check(&ops, (150 * UNIT, 12));
     }
 }

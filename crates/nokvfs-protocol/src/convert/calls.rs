@@ -1,13 +1,18 @@
 //! Calls and answers.
 
-use nokvfs_types::{FsStat, InodeId, MAX_SYMLINK, MAX_XATTR_VALUE, Name};
+use nokvfs_types::{FsStat, InodeId, MAX_SNAPSHOTS, MAX_SYMLINK, MAX_XATTR_VALUE, Name, OpId};
 
 use super::attr::{attr_from_wire, attr_to_wire, body_from_wire, body_to_wire, page_from_wire, page_to_wire};
+use super::lock::{
+    lock_call, lock_from_wire, lock_reply_from_wire, lock_reply_to_wire, lock_to_wire, wait_from_wire, wait_to_wire,
+    wanted_lock,
+};
 use super::mutation::{applied_from_wire, applied_to_wire, mutate_from_wire, mutate_to_wire, xattr_name};
 use super::volume::{
-    beat_reply_from_wire, beat_reply_to_wire, grant_from_wire, grant_to_wire, heartbeat_from_wire, heartbeat_to_wire,
-    id_from_wire, id_to_wire, info_from_wire, info_to_wire, request_from_wire, request_to_wire, session_from_wire,
-    session_to_wire, spec_from_wire, spec_to_wire, token_from_wire, token_to_wire,
+    beat_reply_from_wire, beat_reply_to_wire, clone_from_wire, clone_to_wire, grant_from_wire, grant_to_wire,
+    heartbeat_from_wire, heartbeat_to_wire, id_from_wire, id_to_wire, info_from_wire, info_of_snapshot, info_to_wire,
+    request_from_wire, request_to_wire, session_from_wire, session_to_wire, snapshot_call, snapshot_call_from_wire,
+    snapshot_to_wire, spec_from_wire, spec_to_wire, token_from_wire, token_to_wire,
 };
 use super::{Checked, error_from_wire, inode, invalid, required};
 use crate::call::{Answer, Call, SessionRef};
@@ -60,6 +65,22 @@ pub(crate) fn call_to_wire(call: &Call) -> WireCall {
             WireCall::SetQuota(wire::SetQuotaCall { id: id_to_wire(*id), bytes: *bytes, inodes: *inodes })
         }
         Call::DeleteVolume(id) => WireCall::DeleteVolume(wire::VolumeCall { id: id_to_wire(*id) }),
+        Call::CreateSnapshot(volume, name) => WireCall::CreateSnapshot(snapshot_call(*volume, name)),
+        Call::ListSnapshots(id) => WireCall::ListSnapshots(wire::VolumeCall { id: id_to_wire(*id) }),
+        Call::DeleteSnapshot(volume, name) => WireCall::DeleteSnapshot(snapshot_call(*volume, name)),
+        Call::CloneVolume(spec) => WireCall::CloneVolume(clone_to_wire(spec)),
+        Call::RollbackVolume(volume, name) => WireCall::RollbackVolume(snapshot_call(*volume, name)),
+        Call::SetLock(session, incarnation, lock) => WireCall::SetLock(lock_call(*session, *incarnation, lock)),
+        Call::TestLock(session, lock) => WireCall::TestLock(lock_call(*session, 0, lock)),
+        Call::WaitLock(session, incarnation, wait) => WireCall::WaitLock(wait_to_wire(*session, *incarnation, wait)),
+        Call::ForgetWait(session, inode, op) => {
+            WireCall::ForgetWait(wire::ForgetWaitCall { session: session_to_wire(*session), inode: inode.0, op: op.0 })
+        }
+        Call::SyncLocks(session, incarnation, locks) => WireCall::SyncLocks(wire::SyncLocksCall {
+            session: session_to_wire(*session),
+            incarnation: *incarnation,
+            locks: locks.iter().map(lock_to_wire).collect(),
+        }),
     }
 }
 
@@ -118,6 +139,35 @@ pub(crate) fn call_from_wire(call: WireCall) -> Checked<Call> {
             Call::SetQuota { id: id_from_wire(&call.id)?, bytes: call.bytes, inodes: call.inodes }
         }
         WireCall::DeleteVolume(call) => Call::DeleteVolume(id_from_wire(&call.id)?),
+        WireCall::CreateSnapshot(call) => {
+            let (volume, name) = snapshot_call_from_wire(call)?;
+            Call::CreateSnapshot(volume, name)
+        }
+        WireCall::ListSnapshots(call) => Call::ListSnapshots(id_from_wire(&call.id)?),
+        WireCall::DeleteSnapshot(call) => {
+            let (volume, name) = snapshot_call_from_wire(call)?;
+            Call::DeleteSnapshot(volume, name)
+        }
+        WireCall::CloneVolume(call) => Call::CloneVolume(clone_from_wire(call)?),
+        WireCall::RollbackVolume(call) => {
+            let (volume, name) = snapshot_call_from_wire(call)?;
+            Call::RollbackVolume(volume, name)
+        }
+        WireCall::SetLock(call) => {
+            Call::SetLock(session_from_wire(call.session)?, call.incarnation, lock_from_wire(call.lock)?)
+        }
+        WireCall::TestLock(call) => Call::TestLock(session_from_wire(call.session)?, wanted_lock(call.lock)?),
+        WireCall::WaitLock(call) => {
+            Call::WaitLock(session_from_wire(call.session)?, call.incarnation, wait_from_wire(&call)?)
+        }
+        WireCall::ForgetWait(call) => {
+            Call::ForgetWait(session_from_wire(call.session)?, inode(call.inode)?, OpId(call.op))
+        }
+        WireCall::SyncLocks(call) => {
+            let session = session_from_wire(call.session)?;
+            let locks = call.locks.into_iter().map(|lock| wanted_lock(Some(lock)));
+            Call::SyncLocks(session, call.incarnation, locks.collect::<Checked<Vec<_>>>()?)
+        }
     })
 }
 
@@ -145,6 +195,11 @@ pub(crate) fn answer_to_wire(answer: &Answer) -> WireAnswer {
         Answer::Volumes(volumes) => {
             WireAnswer::Volumes(wire::VolumeList { volumes: volumes.iter().map(info_to_wire).collect() })
         }
+        Answer::Snapshot(info) => WireAnswer::Snapshot(snapshot_to_wire(info)),
+        Answer::Snapshots(infos) => {
+            WireAnswer::Snapshots(wire::SnapshotList { snapshots: infos.iter().map(snapshot_to_wire).collect() })
+        }
+        Answer::Lock(reply) => WireAnswer::Lock(lock_reply_to_wire(reply)),
     }
 }
 
@@ -181,5 +236,13 @@ pub(crate) fn answer_from_wire(answer: WireAnswer) -> Checked<Answer> {
         WireAnswer::Volumes(list) => {
             Answer::Volumes(list.volumes.into_iter().map(info_from_wire).collect::<Checked<Vec<_>>>()?)
         }
+        WireAnswer::Snapshot(info) => Answer::Snapshot(info_of_snapshot(info)?),
+        WireAnswer::Snapshots(list) => {
+            if list.snapshots.len() > MAX_SNAPSHOTS {
+                return invalid(format!("{} snapshots of one volume, at most {MAX_SNAPSHOTS}", list.snapshots.len()));
+            }
+            Answer::Snapshots(list.snapshots.into_iter().map(info_of_snapshot).collect::<Checked<Vec<_>>>()?)
+        }
+        WireAnswer::Lock(reply) => Answer::Lock(lock_reply_from_wire(reply)?),
     })
 }

@@ -32,6 +32,10 @@ pub(crate) fn error_to_wire(error: &MetaError) -> wire::Error {
         MetaError::Corrupt(text) => (ErrorKind::Corrupt, text.as_str(), 0),
         MetaError::Internal(text) => (ErrorKind::Internal, text.as_str(), 0),
         MetaError::NotSupported(text) => (ErrorKind::NotSupported, text.as_str(), 0),
+        MetaError::Locked => (ErrorKind::Locked, "", 0),
+        MetaError::Deadlock => (ErrorKind::Deadlock, "", 0),
+        MetaError::NoLocks(text) => (ErrorKind::NoLocks, text.as_str(), 0),
+        MetaError::Interrupted => (ErrorKind::Interrupted, "", 0),
     };
     wire::Error { kind: kind.into(), text: text.to_owned(), number }
 }
@@ -65,6 +69,10 @@ pub(crate) fn error_from_wire(error: wire::Error) -> Checked<MetaError> {
         Ok(ErrorKind::Corrupt) => MetaError::Corrupt(text),
         Ok(ErrorKind::Internal) => MetaError::Internal(text),
         Ok(ErrorKind::NotSupported) => MetaError::NotSupported(text),
+        Ok(ErrorKind::Locked) => MetaError::Locked,
+        Ok(ErrorKind::Deadlock) => MetaError::Deadlock,
+        Ok(ErrorKind::NoLocks) => MetaError::NoLocks(text),
+        Ok(ErrorKind::Interrupted) => MetaError::Interrupted,
         Ok(ErrorKind::Unspecified) | Err(_) => return invalid(format!("error kind {kind}")),
     })
 }

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Heartbeat, HeartbeatReply, InodeId, MetaError, MountId, SessionGrant, SessionId, SessionRequest, Token, VolumeId,
-    VolumeInfo, VolumeSpec, VolumeState, VolumeUsage,
+    CloneSpec, Heartbeat, HeartbeatReply, InodeId, MAX_BASES, MetaError, MountId, Origin, SessionGrant, SessionId,
+    SessionRequest, SnapshotInfo, Timestamp, Token, UploadId, Version, VolumeId, VolumeInfo, VolumeSpec, VolumeState,
+    VolumeUsage,
 };
 
 use super::{Checked, inode, invalid, mode, required};
@@ -56,6 +57,7 @@ pub(super) fn request_to_wire(request: &SessionRequest) -> wire::SessionRequest 
         token: token_to_wire(request.token),
         client: request.client.clone(),
         read_only: request.read_only,
+        snapshot: request.snapshot.clone().unwrap_or_default(),
         resume: request.resume.and_then(|(session, generation)| session_to_wire(SessionRef { session, generation })),
     }
 }
@@ -69,6 +71,7 @@ pub(super) fn request_from_wire(request: wire::SessionRequest) -> Checked<Sessio
         token: token_from_wire(&request.token)?,
         client: request.client,
         read_only: request.read_only,
+        snapshot: snapshot_from_wire(request.snapshot)?,
         resume: request.resume.map(|session| (SessionId(session.session), session.generation)),
     })
 }
@@ -134,7 +137,7 @@ fn check_name(name: &str) -> Checked<()> {
         return Ok(());
     }
     invalid(
-        "a volume's name has 1 to 253 characters of a-z, 0-9, '.' and '-', the first and the last a letter or digit",
+        "a volume or snapshot has a name of 1 to 253 characters of a-z, 0-9, '.' and '-', the first and the last a letter or digit",
     )
 }
 
@@ -165,6 +168,7 @@ pub(super) fn info_to_wire(info: &VolumeInfo) -> wire::VolumeInfo {
     let state = match info.state {
         VolumeState::Active => wire::VolumeState::Active,
         VolumeState::Deleting => wire::VolumeState::Deleting,
+        VolumeState::Hidden => wire::VolumeState::Hidden,
     };
     wire::VolumeInfo {
         id: id_to_wire(info.id),
@@ -174,6 +178,11 @@ pub(super) fn info_to_wire(info: &VolumeInfo) -> wire::VolumeInfo {
         used_bytes: info.usage.bytes,
         used_inodes: info.usage.inodes,
         sessions: info.sessions,
+        origins: info
+            .origins
+            .iter()
+            .map(|origin| wire::Origin { first_upload: origin.first.0, volume: id_to_wire(origin.volume) })
+            .collect(),
     }
 }
 
@@ -181,7 +190,14 @@ pub(super) fn info_from_wire(info: wire::VolumeInfo) -> Checked<VolumeInfo> {
     let state = match wire::VolumeState::try_from(info.state) {
         Ok(wire::VolumeState::Active) => VolumeState::Active,
         Ok(wire::VolumeState::Deleting) => VolumeState::Deleting,
+        Ok(wire::VolumeState::Hidden) => VolumeState::Hidden,
         Ok(wire::VolumeState::Unspecified) | Err(_) => return invalid(format!("state of a volume {}", info.state)),
+    };
+    if info.origins.len() > MAX_BASES + 1 {
+        return invalid(format!("a volume with objects of {} volumes, at most {}", info.origins.len(), MAX_BASES + 1));
+    }
+    let origin = |origin: wire::Origin| {
+        Ok(Origin { first: UploadId(origin.first_upload), volume: id_from_wire(&origin.volume)? })
     };
     Ok(VolumeInfo {
         id: id_from_wire(&info.id)?,
@@ -190,5 +206,69 @@ pub(super) fn info_from_wire(info: wire::VolumeInfo) -> Checked<VolumeInfo> {
         state,
         usage: VolumeUsage { bytes: info.used_bytes, inodes: info.used_inodes },
         sessions: info.sessions,
+        origins: info.origins.into_iter().map(origin).collect::<Checked<Vec<_>>>()?,
+    })
+}
+
+/// A snapshot's name; empty: none.
+fn snapshot_from_wire(name: String) -> Checked<Option<String>> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    check_name(&name)?;
+    Ok(Some(name))
+}
+
+pub(super) fn snapshot_call(volume: VolumeId, name: &str) -> wire::SnapshotCall {
+    wire::SnapshotCall { volume: id_to_wire(volume), name: name.to_owned() }
+}
+
+pub(super) fn snapshot_call_from_wire(call: wire::SnapshotCall) -> Checked<(VolumeId, String)> {
+    check_name(&call.name)?;
+    Ok((id_from_wire(&call.volume)?, call.name))
+}
+
+pub(super) fn clone_to_wire(spec: &CloneSpec) -> wire::CloneCall {
+    wire::CloneCall {
+        source: id_to_wire(spec.source),
+        snapshot: spec.snapshot.clone().unwrap_or_default(),
+        name: spec.name.clone(),
+        quota_bytes: spec.quota_bytes,
+        quota_inodes: spec.quota_inodes,
+    }
+}
+
+pub(super) fn clone_from_wire(call: wire::CloneCall) -> Checked<CloneSpec> {
+    check_name(&call.name)?;
+    Ok(CloneSpec {
+        source: id_from_wire(&call.source)?,
+        snapshot: snapshot_from_wire(call.snapshot)?,
+        name: call.name,
+        quota_bytes: call.quota_bytes,
+        quota_inodes: call.quota_inodes,
+    })
+}
+
+pub(super) fn snapshot_to_wire(info: &SnapshotInfo) -> wire::SnapshotInfo {
+    wire::SnapshotInfo {
+        volume: id_to_wire(info.volume),
+        name: info.name.clone(),
+        version: info.version.0,
+        created: info.created.0,
+        used_bytes: info.usage.bytes,
+        used_inodes: info.usage.inodes,
+        clones: info.clones,
+    }
+}
+
+pub(super) fn info_of_snapshot(info: wire::SnapshotInfo) -> Checked<SnapshotInfo> {
+    check_name(&info.name)?;
+    Ok(SnapshotInfo {
+        volume: id_from_wire(&info.volume)?,
+        name: info.name,
+        version: Version(info.version),
+        created: Timestamp(info.created),
+        usage: VolumeUsage { bytes: info.used_bytes, inodes: info.used_inodes },
+        clones: info.clones,
     })
 }

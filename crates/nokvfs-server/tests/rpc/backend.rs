@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nokvfs_meta::service::{MetaResult, SessionService, VolumeService};
+use nokvfs_meta::service::{LockService, MetaResult, SessionService, SnapshotService, VolumeService};
 use nokvfs_protocol::SessionRef;
 use nokvfs_server::{Backend, Figures};
 use nokvfs_types::*;
@@ -77,7 +77,15 @@ impl TestBackend {
         };
         let usage = VolumeUsage { bytes: 5, inodes: 1 };
         let mount = MountId(self.number());
-        let info = VolumeInfo { id: VolumeId::random(), mount, spec, state: VolumeState::Active, usage, sessions: 0 };
+        let info = VolumeInfo {
+            id: VolumeId::random(),
+            mount,
+            spec,
+            state: VolumeState::Active,
+            usage,
+            sessions: 0,
+            origins: Vec::new(),
+        };
         let mut token = [0; 32];
         token[..16].copy_from_slice(VolumeId::random().0.as_bytes());
         let volume = (info, Token(token));
@@ -200,6 +208,62 @@ impl VolumeService for TestBackend {
     async fn delete_volume(&self, id: VolumeId) -> MetaResult<()> {
         self.state.lock().volumes.retain(|(info, _)| info.id != id);
         Ok(())
+    }
+}
+
+/// Nobody locks anything here; the tests of locks have the engine.
+#[async_trait::async_trait]
+impl LockService for TestBackend {
+    async fn set_lock(&self, _: SessionId, _: u32, _: u64, lock: Lock) -> MetaResult<LockReply> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
+    async fn test_lock(&self, _: SessionId, _: u32, lock: Lock) -> MetaResult<LockReply> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
+    async fn wait_lock(
+        &self,
+        _: SessionId,
+        _: u32,
+        _: u64,
+        (lock, _): (Lock, OpId),
+        _: Option<LockPlace>,
+        _: Duration,
+    ) -> MetaResult<LockReply> {
+        Err(MetaError::Invalid(format!("{lock:?}")))
+    }
+
+    async fn forget_wait(&self, session: SessionId, generation: u32, _: InodeId, _: OpId) -> MetaResult<()> {
+        self.check(session, generation)
+    }
+
+    async fn sync_locks(&self, session: SessionId, generation: u32, _: u64, locks: Vec<Lock>) -> MetaResult<()> {
+        assert_eq!(locks, []);
+        self.check(session, generation)
+    }
+}
+
+#[async_trait::async_trait]
+impl SnapshotService for TestBackend {
+    async fn create_snapshot(&self, _volume: VolumeId, _name: &str) -> MetaResult<SnapshotInfo> {
+        Err(MetaError::NotFound)
+    }
+
+    async fn list_snapshots(&self, _volume: VolumeId) -> MetaResult<Vec<SnapshotInfo>> {
+        Ok(Vec::new())
+    }
+
+    async fn delete_snapshot(&self, _volume: VolumeId, _name: &str) -> MetaResult<()> {
+        Ok(())
+    }
+
+    async fn clone_volume(&self, _spec: CloneSpec) -> MetaResult<(VolumeInfo, Token)> {
+        Err(MetaError::NotFound)
+    }
+
+    async fn rollback_volume(&self, _volume: VolumeId, _snapshot: &str) -> MetaResult<VolumeInfo> {
+        Err(MetaError::NotFound)
     }
 }
 

@@ -5,6 +5,7 @@ mod backend;
 mod certs;
 mod faults;
 mod load;
+mod locks;
 mod proxy;
 mod raw;
 mod status;
@@ -40,7 +41,14 @@ fn endpoint(server: &Server) -> Endpoint {
 }
 
 fn request(volume: &(VolumeInfo, Token)) -> SessionRequest {
-    SessionRequest { volume: volume.0.id, token: volume.1, client: "test".into(), read_only: false, resume: None }
+    SessionRequest {
+        volume: volume.0.id,
+        token: volume.1,
+        client: "test".into(),
+        read_only: false,
+        snapshot: None,
+        resume: None,
+    }
 }
 
 async fn open(endpoint: Endpoint, volume: &(VolumeInfo, Token)) -> Arc<RemoteService> {

@@ -17,7 +17,7 @@ use crate::{create, ctx, endpoint, open};
 
 const LONG: Duration = Duration::from_secs(30);
 
-fn at(dir: &Path, listen: Vec<Listen>) -> ServerOptions {
+pub fn at(dir: &Path, listen: Vec<Listen>) -> ServerOptions {
     ServerOptions {
         data: dir.to_owned(),
         listen,
@@ -29,16 +29,16 @@ fn at(dir: &Path, listen: Vec<Listen>) -> ServerOptions {
     }
 }
 
-struct Whole {
-    store: Arc<dyn ObjectStore>,
-    server: Server,
-    volume: (VolumeInfo, Token),
+pub struct Whole {
+    pub store: Arc<dyn ObjectStore>,
+    pub server: Server,
+    pub volume: (VolumeInfo, Token),
     /// Last, as the server goes before it.
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 impl Whole {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("dir");
         let store: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
         let listen = vec!["127.0.0.1:0".parse().expect("address")];
@@ -52,7 +52,7 @@ impl Whole {
         endpoint(&self.server)
     }
 
-    async fn service(&self) -> Arc<RemoteService> {
+    pub async fn service(&self) -> Arc<RemoteService> {
         open(self.endpoint(), &self.volume).await
     }
 
