@@ -8,9 +8,13 @@ import signal
 import subprocess
 import tempfile
 
-READY = 60
 END = 120
 PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """Lets the daemon unmount and end with this process, however that ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def binary() -> str:
@@ -39,9 +43,7 @@ class Mount:
     def start(self) -> None:
         with open(self.log, "ab") as log:
             command = [binary(), "dev", str(self.dir), "--data", str(self.base / "data")]
-            # It unmounts and ends with this process, however that ends.
-            end_with_us = lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            self.daemon = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=end_with_us)
+            self.daemon = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
         line = self.daemon.stdout.readline()
         if not line.startswith(b"ready"):
             raise RuntimeError(f"the mount did not come up:\n{self.log.read_text()[-2000:]}")
