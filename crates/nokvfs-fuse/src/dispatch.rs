@@ -110,8 +110,16 @@ impl Dispatcher {
             return log.answer(&call, reply, Err(Refusal::Errno(libc::ENOLCK)));
         };
         self.runtime.spawn(async move {
-            let result = AssertUnwindSafe(operation).catch_unwind().await;
-            log.answer(&call, reply, result.unwrap_or(Err(Refusal::Panicked)));
+            let mut operation = Box::pin(AssertUnwindSafe(operation).catch_unwind());
+            tokio::select! {
+                biased;
+                result = &mut operation => log.answer(&call, reply, result.unwrap_or(Err(Refusal::Panicked))),
+                // While it does not wait for others yet, or no more.
+                () = dying(call.thread) => {
+                    log.answer(&call, reply, Err(Refusal::Errno(libc::EINTR)));
+                    drop(operation.await);
+                }
+            }
             drop(permit);
         });
     }

@@ -89,6 +89,7 @@ impl Core {
 
     /// Lets whoever got a lock see what others wrote under theirs.
     async fn refresh(&self, ctx: &RequestContext, file: &OpenFile) -> OpResult<()> {
+        file.settle(ctx).await?;
         let version = file.look_again(ctx).await?.version;
         if self.pages.get(&file.inode()) != Some(version) {
             self.drop_pages(ctx, file.inode()).await?;

@@ -1,6 +1,7 @@
 //! What `/proc` tells of the process behind a request.
 
 use std::fs;
+use std::io;
 use std::time::Duration;
 
 /// How often the signals of a thread that waits for a lock are looked at.
@@ -39,7 +40,14 @@ pub(crate) async fn interrupted(thread: u32) {
     let mut shared_before = 0;
     loop {
         tokio::time::sleep(LOOK).await;
-        let Ok(status) = fs::read_to_string(format!("/proc/{thread}/status")) else { continue };
+        let status = match fs::read_to_string(format!("/proc/{thread}/status")) {
+            Ok(status) => status,
+            // It is gone, so it has its answer already.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
+                return;
+            }
+            Err(_) => continue,
+        };
         let (own, shared) = waking_signals(&status, thread);
         if own != 0 || shared & shared_before != 0 || is_dying(thread) {
             return;

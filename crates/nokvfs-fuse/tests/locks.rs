@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use mounted::{Volume, end_of};
+use nokvfs_object::Operation;
 
 /// Nothing takes nearly so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -295,6 +296,30 @@ fn a_process_dies_whichever_of_its_threads_waits() {
         until("it waits no more", || volume.engine.figures().lock_waits == 0);
     }
     assert_eq!(volume.engine.figures().locks, 1);
+}
+
+#[test]
+fn a_process_dies_while_its_writes_are_published_for_a_lock() {
+    let volume = Volume::new();
+    let (one, two) = (volume.mount(), volume.mount());
+    let mut killed = Locker::on(&one.path("f"));
+    assert_eq!(killed.run("write f bytes 0"), "ok");
+    let stall = volume.store.stall(Operation::Put, 1);
+    killed.begin("wait f sh 0 0");
+    assert!(volume.runtime.block_on(stall.reached()));
+    killed.child.kill().unwrap();
+    // Once for the lock, once more for the close.
+    assert!(end_of(&mut killed.child, Duration::from_secs(8)).is_some(), "still blocked 8 s after SIGKILL");
+    stall.release();
+    // What it wrote comes, and nothing of its lock stays.
+    let mut next = Locker::on(&two.path("f"));
+    until("it is published", || {
+        assert_eq!(next.run("wait f ex 0 0"), "ok");
+        let read = next.run("read f 5 0");
+        assert_eq!(next.run("lock f un 0 0"), "ok");
+        read == "bytes"
+    });
+    until("nothing is left", || volume.engine.figures().locks == 0);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use nokvfs_types::{FsStat, InodeId, MAX_SNAPSHOTS, MAX_SYMLINK, MAX_XATTR_VALUE,
 use super::attr::{attr_from_wire, attr_to_wire, body_from_wire, body_to_wire, page_from_wire, page_to_wire};
 use super::lock::{
     lock_call, lock_from_wire, lock_reply_from_wire, lock_reply_to_wire, lock_to_wire, wait_from_wire, wait_to_wire,
-    wanted_lock,
+    wanted_lock, wanted_locks,
 };
 use super::mutation::{applied_from_wire, applied_to_wire, mutate_from_wire, mutate_to_wire, xattr_name};
 use super::volume::{
@@ -164,9 +164,7 @@ pub(crate) fn call_from_wire(call: WireCall) -> Checked<Call> {
             Call::ForgetWait(session_from_wire(call.session)?, inode(call.inode)?, OpId(call.op))
         }
         WireCall::SyncLocks(call) => {
-            let session = session_from_wire(call.session)?;
-            let locks = call.locks.into_iter().map(|lock| wanted_lock(Some(lock)));
-            Call::SyncLocks(session, call.incarnation, locks.collect::<Checked<Vec<_>>>()?)
+            Call::SyncLocks(session_from_wire(call.session)?, call.incarnation, wanted_locks(call.locks)?)
         }
     })
 }

@@ -52,6 +52,11 @@ pub(super) fn wanted_lock(lock: Option<wire::Lock>) -> Checked<Lock> {
     if lock.lock_type == LockType::Unlock { invalid("no lock can be unlocked and held") } else { Ok(lock) }
 }
 
+/// All locks of a session.
+pub(super) fn wanted_locks(locks: Vec<wire::Lock>) -> Checked<Vec<Lock>> {
+    locks.into_iter().map(|lock| wanted_lock(Some(lock))).collect()
+}
+
 pub(super) fn lock_call(session: SessionRef, incarnation: Incarnation, lock: &Lock) -> wire::LockCall {
     wire::LockCall { session: session_to_wire(session), incarnation, lock: Some(lock_to_wire(lock)) }
 }
