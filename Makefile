@@ -39,6 +39,21 @@ soak-posix: ## The same for hours
 	cargo build -p nokvfs-cli --bins
 	@nice tests/posix/run.sh soak
 
+crash: ## Ends processes at every failpoint
+	cargo test --workspace --features nokvfs-server/failpoints --test failpoints -- --nocapture
+
+soak-crash: ## The same at 20 visits of each point, and 10,000 power cuts
+	NOKV_TEST_ROUNDS=20 cargo test --workspace --features nokvfs-server/failpoints --test failpoints -- --nocapture
+	NOKV_TEST_CUTS=5000 NOKV_TEST_FLIPS=5000 cargo test -p nokvfs-meta --test powercut -- --skip short_history --nocapture
+	NOKV_TEST_ACE=1 NOKV_TEST_CUTS=1000 cargo test -p nokvfs-meta --test powercut short_history -- --nocapture
+
+soak-kill: ## 1,000 kills of real mounts and servers (NOKV_TEST_KILLS)
+	NOKV_TEST_KILLS=$${NOKV_TEST_KILLS:-1000} cargo test -p nokvfs-cli --test process kills -- --nocapture
+
+soak-model: ## 100,000 random histories of up to 200 operations (NOKV_TEST_CASES, NOKV_TEST_OPS)
+	TMPDIR=/dev/shm NOKV_TEST_CASES=$${NOKV_TEST_CASES:-100000} NOKV_TEST_OPS=$${NOKV_TEST_OPS:-200} \
+		cargo test -p nokvfs-meta --test model
+
 sanity: tools ## csi-sanity against the driver on real mounts
 	cargo build --workspace --bins
 	cargo test -p nokvfs-csi --test sanity -- --nocapture
@@ -73,4 +88,4 @@ bench: ## Runs the filesystem bench on a mount of this build; see bench/README.m
 deny: ## Licences and advisories of the dependencies (needs cargo-deny)
 	cargo deny check bans licenses sources
 
-.PHONY: help demo demo-down test build lint unit mounts posix soak-posix sanity api charts e2e tools cluster-up cluster-down images docs bench deny
+.PHONY: help demo demo-down test build lint unit mounts posix soak-posix crash soak-crash soak-kill soak-model sanity api charts e2e tools cluster-up cluster-down images docs bench deny

@@ -25,6 +25,7 @@ STAGES = [
     ("tools", "wait-for-tools", 2700),
     ("rust", "cargo test --workspace --no-fail-fast", 1500),
     ("posix", "tests/posix/run.sh", 900),
+    ("crash", "cargo test --workspace --features nokvfs-server/failpoints --test failpoints", 1200),
     ("charts", "charts/test.sh", 300),
     ("docs", "cd docs && npm ci --no-audit --no-fund --silent && npm run build", 300),
     ("e2e", "tests/e2e/run.sh", 1500),

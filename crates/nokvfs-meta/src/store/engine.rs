@@ -18,7 +18,7 @@ use nokvfs_types::MetaError;
 use parking_lot::{Mutex, RwLock};
 
 use super::options::FRAME;
-use super::tail::cut_torn_tail;
+use super::tail::mend_log;
 use super::{
     Anchor, Base, Batch, Change, CommitError, Envelope, Guard, MetaStore, RawReads, StoreOptions, Stored, Usage,
     Visitor,
@@ -35,8 +35,6 @@ const LAZY: Duration = Duration::from_millis(5);
 const READERS_END: Duration = Duration::from_secs(5);
 /// Where the engine's files are.
 const STORE: &str = "store";
-/// Its log.
-const LOG: &str = "journal.wal";
 /// Soft limit of one read of journal entries.
 const ENVELOPE_PAGE: usize = 4 << 20;
 
@@ -140,7 +138,7 @@ impl Open {
         };
         let opened = match with_lazy_timers(|| DB::open(config.clone())) {
             Err(holt::Error::ReplaySanityFailed { .. })
-                if cut_torn_tail(&dir.join(LOG)).map_err(|error| cannot_open(options, error))? =>
+                if mend_log(&dir).map_err(|error| cannot_open(options, error))? =>
             {
                 with_lazy_timers(|| DB::open(config))
             }

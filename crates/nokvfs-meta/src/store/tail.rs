@@ -5,6 +5,8 @@
 //! a bad record that no good one follows goes. What was acknowledged and is damaged at the end of the log is in the
 //! journal's segments, which the committer compares with the store.
 //!
+//! Likewise a log whose header never arrived, in a store that was about to be made: it goes as a whole.
+//!
 //! The layout is that of the pinned release: a header of 4,096 bytes, then records of magic, length of the body, sequence,
 //! kind, body, CRC-32 over all of that, little-endian.
 
@@ -18,9 +20,32 @@ const MAGIC: [u8; 4] = 0x5243_4552_u32.to_le_bytes();
 const HEAD: usize = 4 + 4 + 8 + 1;
 const SUM: usize = 4;
 
+/// Makes the log whole again, where a power cut left it so. Answers whether that was it.
+pub(super) fn mend_log(dir: &Path) -> io::Result<bool> {
+    let wal = dir.join("journal.wal");
+    let bytes = fs::read(&wal)?;
+    if bytes.len() <= HEADER && !has_map(dir)? {
+        tracing::warn!("a store whose making was cut off is made again");
+        fs::remove_file(&wal)?;
+        return File::open(dir)?.sync_all().map(|()| true);
+    }
+    cut_torn_tail(&wal, &bytes)
+}
+
+/// Whether the store has a map of its frames: it has held something, or its log does.
+fn has_map(dir: &Path) -> io::Result<bool> {
+    for name in ["manifest.bin", "manifest.log"] {
+        match fs::metadata(dir.join(name)) {
+            Ok(map) if map.len() > 0 => return Ok(true),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
 /// Cuts off a last record that is not whole. Answers whether there was one.
-pub(super) fn cut_torn_tail(wal: &Path) -> io::Result<bool> {
-    let bytes = fs::read(wal)?;
+fn cut_torn_tail(wal: &Path, bytes: &[u8]) -> io::Result<bool> {
     let mut at = HEADER;
     while let Some(len) = bytes.get(at..).and_then(whole_record) {
         at += len;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use nokvfs_meta::commit::SegmentReader;
@@ -58,7 +59,9 @@ enum Seen {
 }
 
 fn look(dir: &Path, held: &(u64, State)) -> Seen {
-    let read = work::open(&dir.join("meta")).and_then(|(store, _committer)| work::read(&*store));
+    // The engine asserts what it finds in its frames: a panic is a refusal, too.
+    let read = || work::open(&dir.join("meta")).and_then(|(store, _committer)| work::read(&*store));
+    let Ok(read) = catch_unwind(AssertUnwindSafe(read)) else { return Seen::Refused };
     match read {
         Err(_) => Seen::Refused,
         Ok(found) if found == *held => Seen::Right,

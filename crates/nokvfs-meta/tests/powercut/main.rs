@@ -99,8 +99,10 @@ fn cuts(loss: Loss, usual: u64) {
     let root = dir.path().canonicalize().unwrap();
     let events = record(&root);
     let rare = rare(&events);
-    let point = |seed: u64| match seed % 2 {
-        0 => rare[Random(seed).below(rare.len() as u64) as usize],
+    let point = |seed: u64| match seed % 4 {
+        // While the store is made.
+        0 => Random(seed).below(60) as usize,
+        1 | 2 => rare[Random(seed).below(rare.len() as u64) as usize],
         _ => Random(seed).below(events.len() as u64) as usize,
     };
     let mut points: Vec<(usize, u64)> = (first..first + tries).map(|seed| (point(seed), seed)).collect();

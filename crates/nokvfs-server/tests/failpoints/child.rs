@@ -190,7 +190,7 @@ impl Child {
     }
 }
 
-async fn serve(dir: &Path, objects: &Arc<dyn ObjectStore>) -> (Arc<Engine>, Server) {
+pub async fn serve(dir: &Path, objects: &Arc<dyn ObjectStore>) -> (Arc<Engine>, Server) {
     let engine = Engine::open(engine_options(dir, EXPIRY), Arc::clone(objects)).await.expect("opened");
     let listen = vec![Listen::Unix(dir.join("socket"))];
     let options = ServeOptions { listen, http: None, tls: None, limits: Limits::default() };

@@ -6,6 +6,7 @@ mod child;
 #[path = "../../../nokvfs-meta/tests/fsck/mod.rs"]
 mod fsck;
 mod left;
+mod living;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
