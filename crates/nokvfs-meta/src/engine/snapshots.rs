@@ -126,6 +126,7 @@ impl SnapshotService for Engine {
         let core = self.core();
         core.committer.submit(move |txn| rollback(txn, id, &name)).await?;
         core.wake.history.notify_one();
+        core.wake.volumes.notify_one();
         core.volume_info(id).await
     }
 }
@@ -133,10 +134,10 @@ impl SnapshotService for Engine {
 impl Core {
     /// Answers a clone with the volume that has the name.
     async fn same_clone(&self, mount: MountId, spec: &CloneSpec) -> MetaResult<(VolumeInfo, Token)> {
-        let (record, version) = self
-            .store
-            .get::<VolumeRecord>(&Key::Volume(mount))?
-            .ok_or_else(|| MetaError::Busy(format!("volume {} has just been deleted; try again", spec.name)))?;
+        let found = self.store.get::<VolumeRecord>(&Key::Volume(mount))?;
+        let (record, version) = found
+            .filter(|(record, _)| record.state == VolumeState::Active)
+            .ok_or_else(|| MetaError::Busy(format!("volume {} is being deleted; try again", spec.name)))?;
         self.shown(version).await?;
         let base = record.bases.first().filter(|base| base.volume == spec.source).ok_or(MetaError::Exists)?;
         if let Some(name) = &spec.snapshot {
@@ -257,6 +258,9 @@ pub(crate) fn unpin(
     let missing = || MetaError::Corrupt(format!("volume number {mount} has no pin at {version}"));
     let mut pin: PinRecord = txn.get(&key)?.ok_or_else(missing)?;
     let mut volume: VolumeRecord = txn.get(&Key::Volume(mount))?.ok_or(MetaError::NotFound)?;
+    let top = txn.get::<VolumeUuidRecord>(&Key::VolumeUuid(volume.id))?;
+    // What a deleted volume was last is found by its identity, and finds what it was before.
+    let is_top = top.as_ref().is_some_and(|top| top.mount == mount);
     change(&mut pin);
     if pin.snapshot.is_some() || pin.clones > 0 {
         txn.put(&key, &pin)?;
@@ -264,13 +268,13 @@ pub(crate) fn unpin(
         txn.delete(&key)?;
         volume.pinned = pins(txn, mount)?.last().map_or(Version(0), |(version, _)| *version);
         volume.prune = txn.version();
-        if volume.state == VolumeState::Hidden && volume.pinned == Version(0) {
+        if volume.state == VolumeState::Hidden && volume.pinned == Version(0) && !is_top {
             volume.state = VolumeState::Deleting;
         }
         txn.put(&Key::Volume(mount), &volume)?;
     }
     // The volume that was hidden for this may be what nothing needs now.
-    let Some(top) = txn.get::<VolumeUuidRecord>(&Key::VolumeUuid(volume.id))? else { return Ok(()) };
+    let Some(top) = top else { return Ok(()) };
     let Some(mut record) = txn.get::<VolumeRecord>(&Key::Volume(top.mount))? else { return Ok(()) };
     if record.state == VolumeState::Hidden && !is_needed(txn, top.mount, &record)? {
         record.state = VolumeState::Deleting;

@@ -27,7 +27,7 @@ impl Core {
                 return Ok(named.map_or((0, Version(0)), |(pack, seen)| (SliceId::blocks(pack.len.into()), seen)));
             }
             if let Some((counted, seen)) = reads.get::<SliceRecord>(&Key::Slice(mount, *slice))? {
-                return Ok((if counted.named > 0 { u32::MAX } else { 0 }, seen));
+                return Ok((if counted.named > 0 { SliceId::blocks(counted.len) } else { 0 }, seen));
             }
             // It was never shared: only its own records can name it, or what they were.
             let (mut len, mut newest) = (0, Version(0));

@@ -37,6 +37,8 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
         Ok(true) => {
             failpoint!("sweep.done");
             core.ended.lock().remove(&session);
+            // A deletion may have waited for it.
+            core.wake.volumes.notify_one();
         }
         Ok(false) => {}
         Err(error) => {

@@ -109,6 +109,8 @@ impl Record for PinRecord {
 pub struct SliceRecord {
     /// Inode, chunk and history records that name it. At 0 it is garbage, and this goes with its objects.
     pub named: u32,
+    /// The longest that one of them ever made it, in bytes.
+    pub len: u64,
 }
 
 impl Record for SliceRecord {
@@ -116,11 +118,12 @@ impl Record for SliceRecord {
 
     fn encode(&self, out: &mut Vec<u8>) {
         put_u32(out, self.named);
+        put_u64(out, self.len);
     }
 
     fn decode(payload: &[u8]) -> MetaResult<Self> {
         let mut from = Reader::new("slice record", payload);
-        let record = SliceRecord { named: from.u32()? };
+        let record = SliceRecord { named: from.u32()?, len: from.u64()? };
         from.finish(record)
     }
 }

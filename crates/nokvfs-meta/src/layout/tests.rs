@@ -151,7 +151,7 @@ fn golden_bytes_of_server_records() {
         PinRecord { snapshot, clones: 2, bytes: 3, inodes: 4, next_inode: 5, next_upload: 6 },
         "0101000000730100000000000000020000000300000000000000040000000000000005000000000000000600000000000000",
     );
-    golden(SliceRecord { named: 3 }, "03000000");
+    golden(SliceRecord { named: 3, len: 5 << 20 }, "030000000000500000000000");
     golden(PackRecord { owner: SessionId(7), len: 1 << 20, named: 3 }, "07000000000000000000100003000000");
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct Target {
     pub quota_bytes: u64,
     pub quota_inodes: u64,
     pub pinned: Version,
+    /// Some may be left that no pin needs any more.
+    pub has_history: bool,
     pub lineage: Arc<Lineage>,
 }
 
@@ -71,6 +73,7 @@ impl Target {
             quota_bytes: record.spec.quota_bytes,
             quota_inodes: record.spec.quota_inodes,
             pinned: record.pinned,
+            has_history: record.pinned.max(record.prune) > Version(0),
             lineage: Arc::new(Lineage::new(mount, record, None)),
         }
     }

@@ -46,11 +46,19 @@ impl Plan<'_, '_> {
         Ok(Ok(self.answer(inode, &record, false)))
     }
 
-    /// Refuses uploads that were never granted: their numbers would be granted later, for other bytes.
+    /// Refuses uploads that were never granted: their numbers would be granted later, for other bytes. Those of a volume
+    /// that this one was made from are not its to publish.
     fn check_granted(&mut self, publish: &Publish) -> MetaResult<()> {
         let Some(greatest) = publish.extents.iter().map(|extent| extent.slice.upload).max() else { return Ok(()) };
         let next = allocator(self.txn, self.target.mount)?.next_upload;
-        if greatest.0 < next { Ok(()) } else { Err(MetaError::Invalid(format!("upload {greatest} was never granted"))) }
+        let owner = |extent: &Extent| self.target.lineage.owner(extent.slice.upload).0;
+        match publish.extents.iter().find(|extent| owner(extent) != self.target.mount) {
+            _ if greatest.0 >= next => Err(MetaError::Invalid(format!("upload {greatest} was never granted"))),
+            Some(extent) => {
+                Err(MetaError::Invalid(format!("{} is of another volume, or of an earlier time", extent.slice)))
+            }
+            None => Ok(()),
+        }
     }
 }
 

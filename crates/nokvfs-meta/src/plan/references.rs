@@ -67,8 +67,12 @@ impl Plan<'_, '_> {
                 }
             }
         }
-        let (whole, target) = (self.whole, &self.target);
-        net.retain(|slice, (_, change)| *change != 0 && !(whole && target.lineage.owner(slice.upload).1 == target.id));
+        let Plan { whole, target, published, .. } = &*self;
+        net.retain(|slice, (_, change)| {
+            // What is published may have become longer.
+            let counts = *change != 0 || published.contains(slice);
+            counts && !(*whole && target.lineage.owner(slice.upload).1 == target.id)
+        });
         net.into_iter().try_for_each(|(slice, (len, change))| match slice.is_pack() {
             true => self.count_pack(slice, len, change),
             false => self.count_slice(slice, len, change),
@@ -80,29 +84,29 @@ impl Plan<'_, '_> {
         let key = Key::Slice(mount, slice);
         let counted = self.txn.get::<SliceRecord>(&key)?;
         let before = match counted {
-            Some(record) => i64::from(record.named),
-            None if change > 0 && self.published.contains(&slice) && !self.was_named(&slice)? => 0,
-            None => 1,
+            Some(record) => record,
+            None if change > 0 && self.published.contains(&slice) => self.named_in_history(&slice)?,
+            None => SliceRecord { named: 1, len },
         };
-        let named = u32::try_from(before + change).map_err(|_| {
-            MetaError::Corrupt(format!("{slice} is named by {before} records, then by {}", before + change))
-        })?;
-        if counted.is_some() || named > 1 {
-            self.txn.put(&key, &SliceRecord { named })?;
+        let named = u32::try_from(i64::from(before.named) + change)
+            .map_err(|_| MetaError::Corrupt(format!("{slice} is named by {} records, then {change}", before.named)))?;
+        let after = SliceRecord { named, len: len.max(before.len) };
+        if after != before && (counted.is_some() || named > 1) {
+            self.txn.put(&key, &after)?;
         }
         if named == 0 {
-            self.garbage.push((mount, volume, slice, len));
+            self.garbage.push((mount, volume, slice, after.len));
         }
         Ok(())
     }
 
-    /// Whether history names a slice that a client publishes: it did so before, and did not hear of it.
-    fn was_named(&mut self, slice: &SliceId) -> MetaResult<bool> {
-        if self.target.pinned.0 == 0 {
-            return Ok(false);
+    /// How history names a slice that a client publishes and nothing counts: it did so before, and did not hear of it.
+    fn named_in_history(&mut self, slice: &SliceId) -> MetaResult<SliceRecord> {
+        let mut record = SliceRecord { named: 0, len: 0 };
+        if !self.target.has_history {
+            return Ok(record);
         }
         let mount = self.target.mount;
-        let mut named = false;
         for key in [Key::Inode(mount, slice.inode), Key::Chunk(mount, slice.inode, slice.chunk)] {
             let key = key.encode();
             let mut contents = Vec::new();
@@ -110,10 +114,12 @@ impl Plan<'_, '_> {
             // No more than pins.
             self.txn.scan::<HistoryRecord>(&prefix, None, usize::MAX, |_, was| contents.push(was.content))?;
             for content in contents {
-                named |= named_in(&key, &content)?.contains_key(slice);
+                if let Some(len) = named_in(&key, &content)?.get(slice) {
+                    record = SliceRecord { named: 1, len: record.len.max(*len) };
+                }
             }
         }
-        Ok(named)
+        Ok(record)
     }
 
     /// The file of these uploads is gone, or not there yet: its mount may make it again and publish them then. If not, it

@@ -81,6 +81,20 @@ impl Reference {
         (live().map(Node::mapped).sum(), live().count() as u64)
     }
 
+    /// Drops what has no name; answers which nodes are left, in the order that they have now.
+    pub fn forget_unnamed(&mut self) -> Vec<usize> {
+        let kept: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].nlink > 0).collect();
+        let place = |node: &usize| kept.binary_search(node).unwrap_or(usize::MAX);
+        let mut nodes: Vec<Node> = kept.iter().map(|node| self.nodes[*node].clone()).collect();
+        for node in &mut nodes {
+            node.entries.values_mut().for_each(|entry| *entry = place(entry));
+            // That of a file is where it was made, which may be gone.
+            node.parent = place(&node.parent);
+        }
+        self.nodes = nodes;
+        kept
+    }
+
     fn dir(&self, dir: usize) -> Answer<&Node> {
         match &self.nodes[dir] {
             node if !node.is_dir() => Err(MetaError::NotDirectory),
