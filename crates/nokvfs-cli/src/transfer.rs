@@ -3,6 +3,7 @@
 //! A file appears at its destination whole or not at all. Mode and modification time come along; links are copied as
 //! links. A failed file does not stop the others, unless many fail.
 
+mod atomic;
 mod get;
 mod put;
 
@@ -30,6 +31,9 @@ pub struct PutArgs {
     sources: Vec<PathBuf>,
     /// Path in the volume; a directory takes the sources into it
     to: PathBuf,
+    /// Show the source at TO all at once, when every file of it is stored, in place of what is there; or not at all
+    #[arg(long)]
+    atomic: bool,
     /// Files at once; each holds about 2 MiB
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
@@ -88,6 +92,10 @@ impl Progress {
                 self.bar.suspend(|| eprintln!("nokv-fs: {error:#}"));
             }
         }
+    }
+
+    fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 
     fn gives_up(&self) -> bool {

@@ -14,6 +14,7 @@ use nokvfs_types::{FileKind, SetAttr, SetTime, Timestamp};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
+use super::atomic::Staged;
 use super::{Progress, PutArgs, STEP};
 use crate::files::{destination, within};
 
@@ -31,6 +32,16 @@ struct Item {
 pub async fn put(args: PutArgs) -> anyhow::Result<()> {
     let progress = Progress::new()?;
     within(&args.volume, false, async |fs| {
+        let jobs = usize::from(args.jobs);
+        if args.atomic {
+            let [source] = args.sources.as_slice() else { bail!("--atomic takes one source, and its place as TO") };
+            let staged = Staged::new(&fs, &args.to).await?;
+            copy_all(&fs, walk(vec![(source.clone(), staged.path().to_owned())]), jobs, &progress).await?;
+            return match progress.failed() {
+                0 => staged.publish(&fs).await,
+                _ => staged.drop(&fs).await,
+            };
+        }
         let into = fs.stat(&args.to).await.is_ok_and(|attr| attr.kind == FileKind::Directory);
         ensure!(into || args.sources.len() == 1, "{} is no directory; several sources need one", args.to.display());
         let mut roots = Vec::new();
@@ -38,8 +49,7 @@ pub async fn put(args: PutArgs) -> anyhow::Result<()> {
             let named = std::path::absolute(source).with_context(|| source.display().to_string())?;
             roots.push((source.clone(), destination(&fs, &named, &args.to).await?));
         }
-        let items = walk(roots);
-        copy_all(&fs, items, usize::from(args.jobs), &progress).await
+        copy_all(&fs, walk(roots), jobs, &progress).await
     })
     .await?;
     progress.finish()

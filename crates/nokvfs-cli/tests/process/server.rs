@@ -67,3 +67,57 @@ fn folders_go_in_and_come_back_the_same() {
     let missing = run(cluster.args(["put", &cluster.bench.text("nothing"), "/into"]));
     assert_eq!(missing.status.code(), Some(1), "{}", text(&missing.stderr));
 }
+
+#[test]
+fn a_checkpoint_shows_whole_or_not_at_all() {
+    let cluster = Cluster::new();
+    let from = cluster.bench.path("ckpt");
+    let write = |step: u8| {
+        fs::create_dir_all(from.join("shards")).expect("folders");
+        for shard in 0..40 {
+            fs::write(from.join(format!("shards/{shard}")), vec![step; 100_000 + shard]).expect("written");
+        }
+        fs::write(from.join("step"), [step]).expect("written");
+    };
+    let dir = cluster.bench.mount_point("m");
+    let mounted = cluster.mount(&dir);
+    write(1);
+    ok(cluster.args(["put", "--atomic", &cluster.bench.text("ckpt"), "/latest"]));
+    // A reader sees all of one step or all of the other, at any time.
+    let (stop, reader) = (std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)), dir.path().join("latest"));
+    let stopped = stop.clone();
+    let reading = std::thread::spawn(move || {
+        let mut looks = 0;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            // An open folder stays the one that was opened.
+            let open = fs::File::open(&reader).expect("always there");
+            let at = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&open));
+            let Ok(step) = fs::read(format!("{at}/step")) else { continue };
+            let shards = (0..40).map(|shard| fs::read(format!("{at}/shards/{shard}")));
+            for shard in shards {
+                match shard {
+                    Ok(bytes) => assert!(bytes.iter().all(|byte| *byte == step[0]), "two steps are mixed"),
+                    // What was exchanged is being removed.
+                    Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+                }
+            }
+            looks += 1;
+        }
+        looks
+    });
+    for step in 2..5 {
+        write(step);
+        ok(cluster.args(["put", "--atomic", &cluster.bench.text("ckpt"), "/latest"]));
+        let shown = ok(cluster.args(["ls", "-R", "/"]));
+        assert!(!shown.contains(".put-"), "{shown}");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(reading.join().expect("no mix") > 0);
+    // One that fails leaves what was there.
+    std::os::unix::net::UnixListener::bind(from.join("socket")).expect("a file that is not copied");
+    write(9);
+    assert!(!run(cluster.args(["put", "--atomic", &cluster.bench.text("ckpt"), "/latest"])).status.success());
+    assert_eq!(run(cluster.args(["cat", "/latest/step"])).stdout, [4]);
+    assert!(!ok(cluster.args(["ls", "-R", "/"])).contains(".put-"));
+    mounted.end();
+}
