@@ -3,6 +3,7 @@
 mod dev;
 mod fixture;
 mod load;
+mod locks;
 mod mounter;
 mod refusals;
 mod server;
