@@ -121,7 +121,9 @@ impl Engine {
             options,
         });
         core.adopt()?;
-        core.locks.lock().recover(core.sessions.all());
+        if core.options.clients_elsewhere {
+            core.locks.lock().recover(core.sessions.all());
+        }
         let stop = watch::Sender::new(false);
         let tasks = crate::gc::start(&core, &stop);
         Ok(Arc::new(Engine { core, stop, tasks: Mutex::new(tasks) }))
