@@ -68,7 +68,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let stop = CancellationToken::new();
     let (store, trial) = object_store(&args, &data, &stop).await?;
-    let engine = Engine::open(EngineOptions::new(data.join("meta")), store.clone()).await?;
+    let options = EngineOptions { clients_elsewhere: false, ..EngineOptions::new(data.join("meta")) };
+    let engine = Engine::open(options, store.clone()).await?;
     let spec = VolumeSpec {
         name: VOLUME.into(),
         quota_bytes: 0,

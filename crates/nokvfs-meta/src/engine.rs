@@ -126,7 +126,9 @@ impl Engine {
             options,
         });
         core.adopt()?;
-        core.locks.lock().recover(core.sessions.all());
+        if core.options.clients_elsewhere {
+            core.locks.lock().recover(core.sessions.all());
+        }
         failpoint!("open.adopted");
         let stop = watch::Sender::new(false);
         let tasks = crate::gc::start(&core, &stop);

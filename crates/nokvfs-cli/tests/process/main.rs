@@ -8,6 +8,7 @@ mod fsck;
 mod full;
 mod kills;
 mod load;
+mod locks;
 mod mounter;
 mod refusals;
 mod s3_proxy;

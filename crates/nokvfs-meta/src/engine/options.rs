@@ -21,6 +21,9 @@ pub struct EngineOptions {
     pub garbage_delay: Duration,
     /// How often the workers look for what nobody woke them for.
     pub interval: Duration,
+    /// Clients in other processes have sessions: those of before a start may come back, and nobody gets a new lock until
+    /// they told theirs. Without it all clients are in this process and ended with the one before it.
+    pub clients_elsewhere: bool,
 }
 
 impl EngineOptions {
@@ -32,6 +35,7 @@ impl EngineOptions {
             restart_grace: Duration::from_secs(60),
             garbage_delay: Duration::from_secs(10),
             interval: Duration::from_secs(5),
+            clients_elsewhere: true,
         }
     }
 

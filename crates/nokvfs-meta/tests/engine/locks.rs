@@ -126,3 +126,13 @@ async fn after_a_restart_locks_are_told_again_before_others_get_any() {
     mount.lock(&context(), lock(1, LockType::Shared), None).await.expect("free");
     beats.abort();
 }
+
+#[tokio::test]
+async fn nobody_waits_for_clients_that_ended_with_their_process() {
+    let mut world = World::new().await;
+    let volume = world.volume("v").await;
+    world.engine.open_session(request(&volume)).await.expect("opened");
+    world.restart_with(|options| options.clients_elsewhere = false).await;
+    let mount = world.mount(&volume).await;
+    assert_eq!(set(&world, mount.grant(), lock(1, LockType::Exclusive)).await, LockReply::Done);
+}
