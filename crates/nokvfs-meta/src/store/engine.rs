@@ -91,11 +91,18 @@ fn store_dir(options: &StoreOptions) -> PathBuf {
 fn settle_names(dir: &Path) -> io::Result<()> {
     File::open(dir.join(STORE))?.sync_all()?;
     File::open(dir)?.sync_all()?;
-    match dir.canonicalize()?.parent().map(File::open) {
-        // Where this process may not look it made no name.
-        Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        Some(parent) => parent?.sync_all(),
-        None => Ok(()),
+    let Some(parent) = dir.canonicalize()?.parent().map(Path::to_owned) else { return Ok(()) };
+    match File::open(parent).and_then(|parent| parent.sync_all()) {
+        // Where this process may not look or write it made no name; some file systems have nothing to sync in a folder.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(())
+        }
+        synced => synced,
     }
 }
 
