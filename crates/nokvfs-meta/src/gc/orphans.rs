@@ -32,7 +32,7 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     core.adopt_now_and_then()?;
     let mut more = false;
     for mount in core.orphans.volumes() {
-        let sessions = core.sessions.of(mount);
+        let sessions = core.sessions.of_now(mount);
         let closed = core.orphans.take_closed(mount, &sessions, ROUND);
         more |= closed.len() == ROUND;
         // Made before any of them begins: when one fails, all that are left are worked on again.

@@ -55,6 +55,10 @@ impl SessionService for Engine {
     async fn heartbeat(&self, session: SessionId, generation: u32, beat: Heartbeat) -> MetaResult<HeartbeatReply> {
         let core = self.core();
         let live = core.sessions.check(session, generation)?;
+        if live.lineage.at().is_some() {
+            // What it has open has a name in its snapshot.
+            return Ok(HeartbeatReply::default());
+        }
         core.orphans.answer(live.mount, session, &beat);
         if !beat.closed.is_empty() {
             core.wake.orphans.notify_one();

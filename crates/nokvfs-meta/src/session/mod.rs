@@ -120,6 +120,12 @@ impl Sessions {
         self.live.read().values().filter(|live| live.mount == mount).map(|live| live.session).collect()
     }
 
+    /// Those that see it as it is, and may have its orphans open.
+    pub(crate) fn of_now(&self, mount: MountId) -> Vec<SessionId> {
+        let of_now = |live: &&Arc<Live>| live.mount == mount && live.lineage.at().is_none();
+        self.live.read().values().filter(of_now).map(|live| live.session).collect()
+    }
+
     /// How many sessions each volume has.
     pub(crate) fn counts(&self) -> HashMap<MountId, u32> {
         let mut counts = HashMap::new();
