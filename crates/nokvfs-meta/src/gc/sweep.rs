@@ -35,6 +35,8 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     match step(&core, session).await {
         Ok(true) => {
             core.ended.lock().remove(&session);
+            // A deletion may have waited for it.
+            core.wake.volumes.notify_one();
         }
         Ok(false) => {}
         Err(error) => {

@@ -28,17 +28,21 @@ pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
             deleting.push((mount, volume, version));
         }
     })?;
-    let mut failed = None;
+    let (mut failed, mut next) = (None, Next::Idle);
     for (mount, volume, version) in deleting {
         core.shown(version).await?;
         // One whose objects can't be deleted holds no other up.
         match delete(&core, mount, &volume).await {
-            Ok(true) => tracing::info!(volume = %volume.id, name = volume.spec.name, "a volume was deleted"),
+            Ok(true) => {
+                tracing::info!(volume = %volume.id, name = volume.spec.name, "a volume was deleted");
+                // It may have been the last that built on another.
+                next = Next::Now;
+            }
             Ok(false) => {}
             Err(error) => failed = Some(error),
         }
     }
-    failed.map_or(Ok(Next::Idle), Err)
+    failed.map_or(Ok(next), Err)
 }
 
 async fn delete(core: &Arc<Core>, mount: MountId, volume: &VolumeRecord) -> MetaResult<bool> {
@@ -69,11 +73,12 @@ async fn delete(core: &Arc<Core>, mount: MountId, volume: &VolumeRecord) -> Meta
     Ok(true)
 }
 
-/// All records of a volume but its own.
+/// All records of a volume but its own; those that name slices before those that count who does.
 fn prefixes(mount: MountId) -> impl Iterator<Item = KeyPrefix> {
-    let current = Family::OF_MOUNT.into_iter().filter(|family| *family != Family::Volume);
-    let history = Family::VERSIONED.into_iter().map(move |family| KeyPrefix::history_of(family, mount));
-    current.map(move |family| KeyPrefix::of_mount(family, mount)).chain(history)
+    let all_that_was = Family::VERSIONED.into_iter().map(move |family| KeyPrefix::history_of(family, mount));
+    let rest = Family::OF_MOUNT.into_iter().filter(|family| !family.is_versioned() && *family != Family::Volume);
+    let of_mount = move |family| KeyPrefix::of_mount(family, mount);
+    Family::VERSIONED.into_iter().map(of_mount).chain(all_that_was).chain(rest.map(of_mount))
 }
 
 /// Removes records of a prefix; answers whether some may be left.
