@@ -7,6 +7,7 @@ mod garbage;
 mod namespace;
 mod once;
 mod tree;
+mod versions;
 
 use std::path::Path;
 use std::sync::Arc;
