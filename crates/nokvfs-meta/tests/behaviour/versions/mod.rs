@@ -2,6 +2,7 @@
 
 mod clones;
 mod crowd;
+mod large;
 mod removal;
 mod snapshots;
 

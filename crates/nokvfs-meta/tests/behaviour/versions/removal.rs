@@ -21,7 +21,7 @@ impl World {
     }
 
     /// Closes the engine and reads which records there are, but the server's own.
-    async fn records(&self) -> Vec<Key> {
+    pub async fn records(&self) -> Vec<Key> {
         self.engine.close().await.expect("closed");
         let (store, committer) = Committer::open(options(self.dir.path()).store).expect("the store");
         let mut keys = Vec::new();
