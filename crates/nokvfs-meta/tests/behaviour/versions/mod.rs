@@ -1,6 +1,8 @@
 //! Snapshots, clones and rollback.
 
 mod clones;
+mod crowd;
+mod large;
 mod removal;
 mod snapshots;
 
@@ -98,7 +100,7 @@ async fn body(mount: &Mounted, inode: InodeId) -> Vec<Extent> {
 }
 
 /// A directory, by name, as pages of so many entries tell it.
-async fn list(mount: &Mounted, dir: InodeId, limit: u32) -> BTreeMap<String, InodeId> {
+async fn list(mount: &LocalService, dir: InodeId, limit: u32) -> BTreeMap<String, InodeId> {
     let (mut entries, mut after) = (BTreeMap::new(), 0);
     loop {
         let page = mount.readdir(&context(), dir, after, limit, true).await.expect("a page");

@@ -21,7 +21,7 @@ impl World {
     }
 
     /// Closes the engine and reads which records there are, but the server's own.
-    async fn records(&self) -> Vec<Key> {
+    pub async fn records(&self) -> Vec<Key> {
         self.engine.close().await.expect("closed");
         let (store, committer) = Committer::open(options(self.dir.path()).store).expect("the store");
         let mut keys = Vec::new();
@@ -39,7 +39,7 @@ impl World {
     }
 
     /// Waits until all is deleted: no object is left and no record.
-    async fn is_empty(&mut self) {
+    pub async fn is_empty(&mut self) {
         until("no object", async || self.memory.is_empty()).await;
         // After a start it takes as long as a session lasts until uploads are swept.
         until("swept", async || self.engine.figures().unswept == 0).await;
