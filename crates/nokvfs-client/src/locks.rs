@@ -176,10 +176,8 @@ impl RemoteLocks {
                     }
                     tokio::time::sleep(pause).await;
                 }
-                Err(error) => {
-                    self.held.restore(lock, before);
-                    return Err(error);
-                }
+                Err(error) if self.held.restore(incarnation, lock, before.clone()) => return Err(error),
+                Err(_) => return Ok(()),
             }
         }
     }

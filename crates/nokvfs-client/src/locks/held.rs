@@ -73,9 +73,14 @@ impl HeldLocks {
         Some((state.incarnation, before))
     }
 
-    /// Puts back what the server did not release.
-    pub(crate) fn restore(&self, lock: &Lock, before: LockRanges) {
-        self.0.lock().held.insert(holder(lock), before);
+    /// Puts back what the server did not release. `false`: a newer connection told that it is released.
+    pub(crate) fn restore(&self, incarnation: u64, lock: &Lock, before: LockRanges) -> bool {
+        let mut state = self.0.lock();
+        let same = state.incarnation == incarnation;
+        if same {
+            state.held.insert(holder(lock), before);
+        }
+        same
     }
 }
 
