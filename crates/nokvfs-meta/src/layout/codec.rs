@@ -219,6 +219,11 @@ impl<'a> Reader<'a> {
         Ok(extents)
     }
 
+    /// Nothing is left.
+    pub(crate) fn is_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// All that is left.
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)

@@ -168,12 +168,19 @@ impl Record for VolumeRecord {
             },
             token_hash: from.array()?,
             token_epoch: from.u32()?,
-            pinned: Version(from.u64()?),
-            prune: Version(from.u64()?),
-            first_upload: UploadId(from.u64()?),
+            pinned: Version(0),
+            prune: Version(0),
+            first_upload: UploadId(1),
             bases: Vec::new(),
             formers: Vec::new(),
         };
+        if from.is_end() {
+            // Written before there were snapshots.
+            return from.finish(record);
+        }
+        record.pinned = Version(from.u64()?);
+        record.prune = Version(from.u64()?);
+        record.first_upload = UploadId(from.u64()?);
         for _ in 0..from.u16()? {
             record.bases.push(BaseRecord {
                 mount: MountId(from.u64()?),
@@ -247,18 +254,41 @@ macro_rules! numbers {
     };
 }
 
-numbers! {
-    /// What a volume uses.
-    CountersRecord, Counters, "counters record",
+/// What a volume uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CountersRecord {
     /// Mapped bytes.
-    bytes,
+    pub bytes: u64,
     /// Inodes, the root included.
-    inodes,
+    pub inodes: u64,
     /// Those of the bytes that are in inodes without links.
-    orphan_bytes,
+    pub orphan_bytes: u64,
     /// Those of the inodes that have no links.
-    orphan_inodes
+    pub orphan_inodes: u64,
 }
+
+impl Record for CountersRecord {
+    const FAMILY: Family = Family::Counters;
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        for value in [self.bytes, self.inodes, self.orphan_bytes, self.orphan_inodes] {
+            put_u64(out, value);
+        }
+    }
+
+    fn decode(payload: &[u8]) -> MetaResult<Self> {
+        let mut from = Reader::new("counters record", payload);
+        let mut record = CountersRecord { bytes: from.u64()?, inodes: from.u64()?, ..CountersRecord::default() };
+        if from.is_end() {
+            // Written before there were snapshots. What has no links now is counted again as it goes.
+            return from.finish(record);
+        }
+        record.orphan_bytes = from.u64()?;
+        record.orphan_inodes = from.u64()?;
+        from.finish(record)
+    }
+}
+
 numbers! {
     /// What a volume gives out next. Neither ever goes back.
     AllocatorRecord, Allocator, "allocator record",
@@ -343,7 +373,6 @@ impl Record for SessionRecord {
         put_u64(out, self.mount.0);
         put_u32(out, self.generation);
         out.push(u8::from(self.read_only));
-        put_u64(out, self.pin.map_or(0, |pin| pin.0));
         put_bytes(out, self.client.as_bytes());
         put_u16(out, self.uploads.len() as u16);
         for (first, end) in &self.uploads {
@@ -351,6 +380,7 @@ impl Record for SessionRecord {
             put_u64(out, end.0);
         }
         put_time(out, self.opened);
+        put_u64(out, self.pin.map_or(0, |pin| pin.0));
     }
 
     fn decode(payload: &[u8]) -> MetaResult<Self> {
@@ -358,7 +388,6 @@ impl Record for SessionRecord {
         let mount = MountId(from.u64()?);
         let generation = from.u32()?;
         let read_only = from.bool()?;
-        let pin = Some(Version(from.u64()?)).filter(|pin| pin.0 > 0);
         let client = from.string()?;
         let count = usize::from(from.u16()?);
         let mut uploads = Vec::with_capacity(count.min(payload.len() / 16));
@@ -366,6 +395,9 @@ impl Record for SessionRecord {
             uploads.push((UploadId(from.u64()?), UploadId(from.u64()?)));
         }
         let opened = from.time()?;
+        // Written before there were snapshots, it ends here.
+        let pin = if from.is_end() { 0 } else { from.u64()? };
+        let pin = Some(Version(pin)).filter(|pin| pin.0 > 0);
         from.finish(SessionRecord { mount, generation, read_only, pin, client, uploads, opened })
     }
 }

@@ -12,19 +12,18 @@ use crate::service::MetaResult;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Tree {
-    /// Inodes and what hangs on them.
+    /// Inodes and what hangs on them; and what records of all trees were. A further tree can't be added to a store that
+    /// has a journal.
     Inodes = 0,
     /// Directory entries.
     Entries = 1,
     /// Volumes, sessions, garbage, the server itself.
     Server = 2,
-    /// What records were before.
-    History = 3,
 }
 
 impl Tree {
     /// All of them.
-    pub const ALL: [Tree; 4] = [Tree::Inodes, Tree::Entries, Tree::Server, Tree::History];
+    pub const ALL: [Tree; 3] = [Tree::Inodes, Tree::Entries, Tree::Server];
 
     /// Its name in the store.
     pub const fn name(self) -> &'static str {
@@ -32,7 +31,6 @@ impl Tree {
             Tree::Inodes => "inodes",
             Tree::Entries => "entries",
             Tree::Server => "server",
-            Tree::History => "history",
         }
     }
 
@@ -144,9 +142,10 @@ impl Family {
     /// The tree that holds it.
     pub const fn tree(self) -> Tree {
         match self {
-            Family::Inode | Family::Chunk | Family::Xattr | Family::Parent | Family::Orphan => Tree::Inodes,
+            Family::Inode | Family::Chunk | Family::Xattr | Family::Parent | Family::Orphan | Family::History => {
+                Tree::Inodes
+            }
             Family::Dentry => Tree::Entries,
-            Family::History => Tree::History,
             _ => Tree::Server,
         }
     }
@@ -305,9 +304,8 @@ impl Key {
 /// The tree of an encoded key.
 pub(crate) fn tree_of(key: &[u8]) -> Tree {
     match key.first() {
-        Some(1 | 3 | 4 | 5 | 6) => Tree::Inodes,
+        Some(1 | 3 | 4 | 5 | 6 | 19) => Tree::Inodes,
         Some(2) => Tree::Entries,
-        Some(19) => Tree::History,
         _ => Tree::Server,
     }
 }

@@ -41,6 +41,11 @@ fn inode(body: Body) -> InodeRecord {
 
 /// The bytes are on users' disks: a change here needs a new format byte and a way to read the old one.
 fn golden<R: Record + PartialEq + std::fmt::Debug>(record: R, expected: &str) {
+    golden_since(record, expected, None);
+}
+
+/// The same of a record that was shorter in an earlier release, and is still read.
+fn golden_since<R: Record + PartialEq + std::fmt::Debug>(record: R, expected: &str, earlier: Option<(usize, R)>) {
     let mut payload = Vec::new();
     record.encode(&mut payload);
     assert_eq!(hex::encode(&payload), expected, "{record:?}");
@@ -52,7 +57,9 @@ fn golden<R: Record + PartialEq + std::fmt::Debug>(record: R, expected: &str) {
         assert!(R::decode(&payload).is_err(), "a longer payload than {record:?} must be refused");
     }
     for len in 0..payload.len() - 1 {
-        if !open_ended {
+        if let Some((_, earlier)) = earlier.as_ref().filter(|(short, _)| *short == len) {
+            assert_eq!(R::decode(&payload[..len]).unwrap(), *earlier);
+        } else if !open_ended {
             assert!(R::decode(&payload[..len]).is_err(), "{len} bytes of {record:?} must be refused");
         }
     }
@@ -93,26 +100,37 @@ fn golden_bytes_of_server_records() {
         GarbageRecord { mount: MountId(1), volume, slices: vec![(extent(1).slice, 300)] },
         "01000000000000003031323334353637383961626364656601000000ad020501ac02",
     );
-    golden(
-        VolumeRecord {
-            id: volume,
-            spec,
-            state: VolumeState::Deleting,
-            token_hash: [9; 32],
-            token_epoch: 5,
-            pinned: Version(6),
-            prune: Version(7),
-            first_upload: UploadId(8),
-            bases: vec![BaseRecord { mount: MountId(9), volume, version: Version(10), first_upload: UploadId(11) }],
-            formers: vec![MountId(12)],
-        },
+    let record = VolumeRecord {
+        id: volume,
+        spec,
+        state: VolumeState::Deleting,
+        token_hash: [9; 32],
+        token_epoch: 5,
+        pinned: Version(6),
+        prune: Version(7),
+        first_upload: UploadId(8),
+        bases: vec![BaseRecord { mount: MountId(9), volume, version: Version(10), first_upload: UploadId(11) }],
+        formers: vec![MountId(12)],
+    };
+    let earlier = VolumeRecord {
+        pinned: Version(0),
+        prune: Version(0),
+        first_upload: UploadId(1),
+        bases: Vec::new(),
+        formers: Vec::new(),
+        ..record.clone()
+    };
+    golden_since(
+        record,
         "3031323334353637383961626364656603000000766f6c01000000000000000200000000000000ed0103000000040000000209090909090909090909090909090909090909090909090909090909090909090500000006000000000000000700000000000000080000000000000001000900000000000000303132333435363738396162636465660a000000000000000b0000000000000001000c00000000000000",
+        Some((86, earlier)),
     );
     golden(VolumeNameRecord { mount: MountId(1) }, "0100000000000000");
     golden(VolumeUuidRecord { mount: MountId(2) }, "0200000000000000");
-    golden(
+    golden_since(
         CountersRecord { bytes: 1, inodes: 2, orphan_bytes: 3, orphan_inodes: 4 },
         "0100000000000000020000000000000003000000000000000400000000000000",
+        Some((16, CountersRecord { bytes: 1, inodes: 2, ..CountersRecord::default() })),
     );
     golden(AllocatorRecord { next_inode: 3, next_upload: 4 }, "03000000000000000400000000000000");
     golden(TopologyRecord { moves: 5 }, "0500000000000000");
@@ -127,17 +145,20 @@ fn golden_bytes_of_server_records() {
         },
         "30313233343536373839616263646566010000000000000002000000000000000300000000000000040404040404040404040404040404040505050505050505050505050505050505050505050505050505050505050505",
     );
-    golden(
-        SessionRecord {
-            mount: MountId(1),
-            generation: 2,
-            read_only: true,
-            pin: Some(Version(4)),
-            client: "pod".into(),
-            uploads: vec![(UploadId(1), UploadId(9))],
-            opened: Timestamp(3),
-        },
-        "01000000000000000200000001040000000000000003000000706f640100010000000000000009000000000000000300000000000000",
+    let session = SessionRecord {
+        mount: MountId(1),
+        generation: 2,
+        read_only: true,
+        pin: Some(Version(4)),
+        client: "pod".into(),
+        uploads: vec![(UploadId(1), UploadId(9))],
+        opened: Timestamp(3),
+    };
+    let earlier = SessionRecord { pin: None, ..session.clone() };
+    golden_since(
+        session,
+        "0100000000000000020000000103000000706f6401000100000000000000090000000000000003000000000000000400000000000000",
+        Some((46, earlier)),
     );
     golden(SessionByMountRecord, "");
     golden(
