@@ -18,7 +18,7 @@ use nokvfs_types::MetaError;
 use parking_lot::{Mutex, RwLock};
 
 use super::options::FRAME;
-use super::tail::mend_log;
+use super::tail::{mend_log, mend_map};
 use super::{
     Anchor, Base, Batch, Change, CommitError, Envelope, Guard, MetaStore, RawReads, StoreOptions, Stored, Usage,
     Visitor,
@@ -147,6 +147,9 @@ impl Open {
             Err(holt::Error::ReplaySanityFailed { .. })
                 if mend_log(&dir).map_err(|error| cannot_open(options, error))? =>
             {
+                with_lazy_timers(|| DB::open(config))
+            }
+            Err(holt::Error::NodeCorrupt { .. }) if mend_map(&dir).map_err(|error| cannot_open(options, error))? => {
                 with_lazy_timers(|| DB::open(config))
             }
             opened => opened,

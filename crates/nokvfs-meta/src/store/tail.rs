@@ -19,6 +19,11 @@ const MAGIC: [u8; 4] = 0x5243_4552_u32.to_le_bytes();
 /// Magic, length, sequence, kind.
 const HEAD: usize = 4 + 4 + 8 + 1;
 const SUM: usize = 4;
+const MAP_MAGIC: [u8; 4] = *b"MLG1";
+/// Magic, length, kind.
+const MAP_HEAD: usize = 4 + 4 + 1;
+/// What a disk writes as a whole at least.
+const SECTOR: usize = 512;
 
 /// Makes the log whole again, where a power cut left it so. Answers whether that was it.
 pub(super) fn mend_log(dir: &Path) -> io::Result<bool> {
@@ -30,6 +35,33 @@ pub(super) fn mend_log(dir: &Path) -> io::Result<bool> {
         return File::open(dir)?.sync_all().map(|()| true);
     }
     cut_torn_tail(&wal, &bytes)
+}
+
+/// Cuts the log of the engine's map where a sector of its last write never arrived: it is all zeros. Any other damage stays,
+/// and is refused. Answers whether there was such a hole.
+///
+/// Its records are magic, length of the body, kind, body, CRC-32 over all of that.
+pub(super) fn mend_map(dir: &Path) -> io::Result<bool> {
+    let map = dir.join("manifest.log");
+    if !map.try_exists()? {
+        return Ok(false);
+    }
+    let bytes = fs::read(&map)?;
+    let mut at = 0;
+    while let Some(len) = bytes.get(at..).and_then(|rest| whole(rest, &MAP_MAGIC, MAP_HEAD)) {
+        at += len;
+    }
+    let sector = at.next_multiple_of(SECTOR).min(bytes.len());
+    let end = (sector + SECTOR).min(bytes.len());
+    let is_hole = |hole: &[u8]| !hole.is_empty() && hole.iter().all(|byte| *byte == 0);
+    if !is_hole(&bytes[at..sector]) && !is_hole(&bytes[sector..end]) {
+        return Ok(false);
+    }
+    tracing::warn!(bytes = bytes.len() - at, "the map's last records were never finished and go");
+    let file = File::options().write(true).open(map)?;
+    file.set_len(at as u64)?;
+    file.sync_all()?;
+    Ok(true)
 }
 
 /// Whether the store has a map of its frames: it has held something, or its log does.
@@ -63,10 +95,14 @@ fn cut_torn_tail(wal: &Path, bytes: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The length of the record that the bytes begin with, if that is whole.
 fn whole_record(bytes: &[u8]) -> Option<usize> {
-    let len = bytes.strip_prefix(&MAGIC)?.first_chunk::<4>()?;
-    let body = HEAD.checked_add(u32::from_le_bytes(*len) as usize)?;
+    whole(bytes, &MAGIC, HEAD)
+}
+
+/// The length of the record that the bytes begin with, if that is whole.
+fn whole(bytes: &[u8], magic: &[u8; 4], head: usize) -> Option<usize> {
+    let len = bytes.strip_prefix(magic)?.first_chunk::<4>()?;
+    let body = head.checked_add(u32::from_le_bytes(*len) as usize)?;
     let sum = bytes.get(body..)?.first_chunk::<SUM>()?;
     (crc32fast::hash(&bytes[..body]) == u32::from_le_bytes(*sum)).then_some(body + SUM)
 }

@@ -103,13 +103,18 @@ pub fn read(store: &dyn MetaStore) -> MetaResult<(u64, State)> {
         state.insert(key, if record.value == value(number) { number } else { NONE });
     })?;
     // Point reads go another way than scans.
+    let mut hidden = Vec::new();
     for (key, number) in &mut state {
-        if let Key::Dentry(..) = key
-            && store.get::<DentryRecord>(key)?.is_none_or(|(record, _)| record.inode.0 != *number)
-        {
-            *number = NONE;
+        if !matches!(key, Key::Dentry(..)) {
+            continue;
+        }
+        match store.get::<DentryRecord>(key)? {
+            None => hidden.push(key.clone()),
+            Some((record, _)) if record.inode.0 != *number => *number = NONE,
+            Some(_) => {}
         }
     }
+    state.retain(|key, _| !hidden.contains(key));
     Ok((count, state))
 }
 
