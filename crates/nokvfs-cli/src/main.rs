@@ -8,6 +8,7 @@ mod config;
 mod connection;
 mod dev;
 mod files;
+mod fsck;
 mod generate;
 mod logging;
 mod mount;
@@ -71,6 +72,7 @@ fn run(options: Options) -> anyhow::Result<()> {
             Command::Mv(args) => files::mv(args).await,
             Command::Put(args) => transfer::put(args).await,
             Command::Get(args) => transfer::get(args).await,
+            Command::Fsck(args) => fsck::run(args, output).await,
             Command::Status(args) => status::run(args, output).await,
             Command::Completions(_) | Command::Man(_) | Command::Umount(_) => {
                 unreachable!("handled before the runtime")
