@@ -141,20 +141,24 @@ pub struct Connected {
 }
 
 impl VolumeArgs {
-    /// Opens a session.
+    /// Opens a session on the volume as it is.
     pub async fn connect(&self, read_only: bool, options: BodyOptions) -> anyhow::Result<Connected> {
+        self.connect_at(None, read_only, options).await
+    }
+
+    /// Opens a session, of a snapshot if one is named.
+    pub async fn connect_at(
+        &self,
+        snapshot: Option<String>,
+        read_only: bool,
+        options: BodyOptions,
+    ) -> anyhow::Result<Connected> {
         let token = read_small(&self.token_file)?;
         let Some(token) = Token::from_hex(&token) else {
             bail!("--token-file {}: not a token (64 hex digits)", self.token_file.display());
         };
-        let request = SessionRequest {
-            volume: self.volume,
-            token,
-            client: client_name(),
-            read_only,
-            snapshot: None,
-            resume: None,
-        };
+        let request =
+            SessionRequest { volume: self.volume, token, client: client_name(), read_only, snapshot, resume: None };
         let store = S3Store::new(self.s3.options()?)?;
         let service = RemoteService::open(
             self.server.endpoint()?,

@@ -184,7 +184,17 @@ pub async fn within<T>(
     read_only: bool,
     work: impl AsyncFnOnce(Fs) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let connected = volume.connect(read_only, BodyOptions::default()).await?;
+    within_at(volume, None, read_only, work).await
+}
+
+/// The same, in a snapshot if one is named.
+pub async fn within_at<T>(
+    volume: &VolumeArgs,
+    snapshot: Option<String>,
+    read_only: bool,
+    work: impl AsyncFnOnce(Fs) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let connected = volume.connect_at(snapshot, read_only, BodyOptions::default()).await?;
     let caller = Caller {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),

@@ -14,6 +14,7 @@ mod logging;
 mod mount;
 mod mounter;
 mod output;
+mod scrub;
 mod serve;
 mod signals;
 mod status;
@@ -73,6 +74,7 @@ fn run(options: Options) -> anyhow::Result<()> {
             Command::Put(args) => transfer::put(args).await,
             Command::Get(args) => transfer::get(args).await,
             Command::Fsck(args) => fsck::run(args, output).await,
+            Command::Scrub(args) => scrub::run(args, output).await,
             Command::Status(args) => status::run(args, output).await,
             Command::Completions(_) | Command::Man(_) | Command::Umount(_) => {
                 unreachable!("handled before the runtime")
