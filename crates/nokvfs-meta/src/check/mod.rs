@@ -9,9 +9,10 @@
 //! was not written meanwhile: every command that changes a part writes the sum in the same commit. Where it was, and the
 //! volume is small, all is read again in one view; else the place counts as unsettled.
 //!
-//! Memory: 16 bytes for each inode of a window of [`WINDOW`] and 24 for each pack (32 MiB together at most, a volume with
-//! more takes several passes over its entries), 48 bytes for each slice of as large a window where objects are compared
-//! (48 MiB), some 300 bytes for each volume and each pin, and the keys of at most [`DAMAGED`] damaged records.
+//! Memory, one after the other: 16 bytes for each inode of a window of [`WINDOW`], 24 for each of as many packs, 56 for
+//! each of half as many slices where objects are compared. Vectors double, so that is at most 64 MiB; what has more takes
+//! several passes over entries, bodies or objects. Besides: 64 MiB for the slices of one page, where a file is in a
+//! million pieces; some 300 bytes for each volume and each pin, and the keys of at most [`DAMAGED`] damaged records.
 
 mod decode;
 mod history;
@@ -34,12 +35,12 @@ use run::Sink;
 use volumes::Layout;
 
 use crate::engine::Core;
-use crate::layout::{Family, Tree};
+use crate::layout::{Family, KeyPrefix, Tree, VolumeRecord};
 use crate::lineage::Lineage;
 use crate::service::MetaResult;
-use crate::store::{RawReads, Stored, Visitor};
+use crate::store::{RawReads, ReadRecords, Stored, Visitor};
 
-/// Inodes, packs or slices that are held at a time.
+/// Inodes or packs that are held at a time, and twice the slices.
 const WINDOW: usize = 1 << 20;
 /// Records of one page.
 const PAGE: usize = 1024;
@@ -161,6 +162,18 @@ impl Checker {
             true => read(reads),
             false => read(&Sound { reads, damaged: &self.damaged }),
         })
+    }
+
+    /// Reports what is wrong with a volume, unless its deletion began and left it so: its objects go before its records.
+    fn report_lasting(&self, problem: &Problem) -> MetaResult<()> {
+        let lasts = self.page(|reads| {
+            let mut lasts = false;
+            reads.scan::<VolumeRecord>(&KeyPrefix::volumes(), None, usize::MAX, |_, volume, _| {
+                lasts |= Some(volume.id) == problem.volume && volume.state != VolumeState::Deleting;
+            })?;
+            Ok(lasts)
+        })?;
+        if lasts { self.sink.report(problem) } else { Ok(()) }
     }
 
     /// What is wrong at two looks.

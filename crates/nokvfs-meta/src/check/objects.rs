@@ -16,7 +16,7 @@ use crate::store::{RawReads, ReadRecords};
 /// Objects of one page of a listing.
 const LISTED: u32 = 1000;
 
-/// A slice that records name: 48 bytes.
+/// A slice that records name: 56 bytes.
 struct Wanted {
     at: (VolumeId, SliceId),
     len: u64,
@@ -81,7 +81,7 @@ impl Checker {
     ) -> MetaResult<(Vec<Wanted>, Option<InodeId>)> {
         let (mut wanted, mut from) = (Vec::new(), Some(start));
         while let Some(at) = from
-            && wanted.len() < WINDOW
+            && wanted.len() < WINDOW / 2
         {
             let (named, next) = self.page(|reads| names(reads, layout, family, at))?;
             from = next;
@@ -95,7 +95,7 @@ impl Checker {
             if named.overflow {
                 self.sink.unsettled(1);
             }
-            if wanted.len() >= WINDOW {
+            if wanted.len() >= WINDOW / 2 {
                 settle(&mut wanted);
             }
         }
@@ -161,7 +161,7 @@ impl Checker {
             return Ok(());
         }
         let what = format!("has {} bytes and must have {least}: the data of {} is lost", object.len, wanted.at.1);
-        self.sink.report(&Problem::error("object-short", wanted.at.0, format!("object {}", object.key), what))
+        self.report_lasting(&Problem::error("object-short", wanted.at.0, format!("object {}", object.key), what))
     }
 
     fn is_still_named(&self, layout: &Layout, mounts: &[MountId], slice: SliceId, block: u32) -> MetaResult<bool> {
@@ -185,7 +185,7 @@ impl Checker {
             }
             if self.is_still_named(layout, mounts, slice, block)? {
                 let what = format!("is missing: the data of {slice} in it is lost");
-                self.sink.report(&Problem::error("object-missing", volume, format!("object {key}"), what))?;
+                self.report_lasting(&Problem::error("object-missing", volume, format!("object {key}"), what))?;
             }
         }
         Ok(())
@@ -225,7 +225,7 @@ impl Checker {
         for problem in self.twice(look)? {
             let key = problem.place.trim_start_matches("object ");
             match self.sink.wait(self.core.objects.head(key)) {
-                Ok(_) => self.sink.report(&problem)?,
+                Ok(_) => self.report_lasting(&problem)?,
                 Err(ObjectError::NotFound(_)) => {}
                 Err(error) => return Err(object_error(&error)),
             }

@@ -60,7 +60,7 @@ impl Checker {
             let numbers = self.page(next_mount)?;
             let wrong = self.references_of(layout, &family)?;
             if self.page(next_mount)? == numbers {
-                return wrong.iter().try_for_each(|problem| self.sink.report(problem));
+                return wrong.iter().try_for_each(|problem| self.report_lasting(problem));
             }
             // A volume that was made meanwhile may name some.
             let now = self.page(Layout::read)?;

@@ -357,6 +357,7 @@ impl Tree<'_> {
         for (at, first) in windows.iter().enumerate() {
             let end = windows.get(at + 1).copied().unwrap_or(InodeId(u64::MAX));
             again.extend(self.window(*first, end)?);
+            self.check.sink.unsettled(again.len().saturating_sub(WINDOW));
             again.truncate(WINDOW);
         }
         if again.is_empty() {
