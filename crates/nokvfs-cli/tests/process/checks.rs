@@ -13,7 +13,7 @@ fn objects(dir: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             objects(&path, found);
-        } else if path.to_string_lossy().contains("blocks/") {
+        } else if path.to_string_lossy().contains("blocks+") {
             found.push(path);
         }
     }
