@@ -1,22 +1,25 @@
 //! `nokv-fs fsck` and `nokv-fs scrub` on a server and a store of their own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use nokvfs_object::{ObjectStore, S3Options, S3Store};
 use serde_json::Value;
 
 use crate::fixture::{Cluster, content, ok, run, text};
 
-/// The files of the trial store that are block objects.
-fn objects(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            objects(&path, found);
-        } else if path.to_string_lossy().contains("blocks+") {
-            found.push(path);
-        }
-    }
+/// The cluster's bucket.
+fn bucket(cluster: &Cluster) -> S3Store {
+    let read = |name| fs::read_to_string(cluster.bench.path(name)).expect("a key").trim().to_owned();
+    let options = S3Options {
+        endpoint: cluster.endpoint.clone(),
+        bucket: "trial".into(),
+        path_style: true,
+        access_key: read("access"),
+        secret_key: read("secret"),
+        ..S3Options::default()
+    };
+    S3Store::new(options).expect("a client")
 }
 
 #[test]
@@ -36,13 +39,14 @@ fn checks_find_missing_lost_and_damaged_objects() {
     assert!(text(&clean.stdout).starts_with("clean: "), "{}", text(&clean.stdout));
     ok(cluster.args(["scrub"]));
 
-    let mut found = Vec::new();
-    objects(&cluster.bench.path("objects"), &mut found);
-    let victim = found.iter().max_by_key(|path| fs::metadata(path).expect("a file").len()).expect("objects").clone();
-    let good = fs::read(&victim).expect("an object");
-    let mut bad = good.clone();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let store = bucket(&cluster);
+    let listed = runtime.block_on(store.list("blocks/", None, 1000)).expect("a listing");
+    let victim = listed.objects.into_iter().max_by_key(|object| object.len).expect("objects").key;
+    let good = runtime.block_on(store.get(&victim, None)).expect("an object");
+    let mut bad = good.to_vec();
     bad[1_500_000] ^= 1;
-    fs::write(&victim, &bad).expect("damaged");
+    runtime.block_on(store.put(&victim, Bytes::from(bad))).expect("damaged");
     let damaged = run(cluster.args(["--output", "json", "scrub"]));
     assert_eq!(damaged.status.code(), Some(1), "{}", text(&damaged.stdout));
     let report: Value = serde_json::from_slice(&damaged.stdout).expect("JSON");
@@ -51,13 +55,13 @@ fn checks_find_missing_lost_and_damaged_objects() {
     assert!(places[0]["path"].as_str().expect("a path").ends_with("large"), "{report}");
     assert_eq!(places[0]["range"], serde_json::json!([1 << 20, (2 << 20) - 1]));
 
-    fs::remove_file(&victim).expect("removed");
+    runtime.block_on(store.delete(std::slice::from_ref(&victim))).expect("removed");
     let missing = fsck(&["--objects", "--output", "json"]);
     assert_eq!(missing.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&missing.stdout).expect("JSON");
     let rules: Vec<_> = report["findings"].as_array().expect("a list").iter().map(|found| &found["rule"]).collect();
     assert_eq!(rules, ["object-missing"], "{report}");
-    fs::write(&victim, &good).expect("back");
+    runtime.block_on(store.put(&victim, good)).expect("back");
     ok(["fsck", "--server", &address, "--objects"]);
     let unknown = fsck(&["--volume", "nothing"]);
     assert!(text(&unknown.stderr).contains("volume list"), "{}", text(&unknown.stderr));

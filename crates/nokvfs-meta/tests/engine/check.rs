@@ -452,12 +452,13 @@ async fn any_flipped_byte_of_a_value_is_noticed() {
     sample.world.restart().await;
 }
 
-/// Files, links, moves, bodies and removals in one directory, until told to end.
-async fn churn(world: Arc<World>, mount: Arc<Mounted>, number: u64, stop: Arc<AtomicBool>) {
+/// Files, links, moves, bodies and removals in one directory, until told to end; counts its rounds.
+async fn churn(world: Arc<World>, mount: Arc<Mounted>, number: u64, stop: Arc<AtomicBool>, rounds: Arc<AtomicU64>) {
     let dir = mount.make(node(ROOT, &format!("dir{number}"), NewNode::Directory)).await.inode;
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
         round += 1;
+        rounds.fetch_add(1, Ordering::Relaxed);
         let (first, second) = (format!("f{round}"), format!("g{round}"));
         let inode = mount.make(file(dir, &first)).await.inode;
         let many: Vec<u64> = (0..1 + round % 10).map(|number| number * 9_000_000).collect();
@@ -487,9 +488,10 @@ async fn a_busy_store_has_no_findings() {
     let volume = world.volume("v").await;
     let mount = Arc::new(world.mount(&volume).await);
     let stop = Arc::new(AtomicBool::new(false));
-    let mut work = Vec::new();
+    let (mut work, rounds) = (Vec::new(), Arc::new(AtomicU64::new(0)));
     for number in 0..2 {
-        work.push(tokio::spawn(churn(Arc::clone(&world), Arc::clone(&mount), number, Arc::clone(&stop))));
+        let (world, mount, stop) = (Arc::clone(&world), Arc::clone(&mount), Arc::clone(&stop));
+        work.push(tokio::spawn(churn(world, mount, number, stop, Arc::clone(&rounds))));
     }
     let (engine, id, ended) = (Arc::clone(&world.engine), volume.0.id, Arc::clone(&stop));
     let clones = Arc::clone(&world);
@@ -511,10 +513,13 @@ async fn a_busy_store_has_no_findings() {
             engine.delete_volume(clone.0.id).await.expect("deleted");
         }
     }));
-    for round in 0..20 {
-        let spec = CheckSpec { volume: None, snapshots: true, objects: round % 2 == 0 };
+    let mut checks = 0;
+    // However fast the checks are, they meet a hundred rounds of changes.
+    while checks < 20 || rounds.load(Ordering::Relaxed) < 100 {
+        checks += 1;
+        let spec = CheckSpec { volume: None, snapshots: true, objects: checks % 2 == 0 };
         let found = check(&world, spec).await.expect("a check");
-        assert_eq!(found, [], "round {round}");
+        assert_eq!(found, [], "check {checks}");
     }
     stop.store(true, Ordering::Relaxed);
     for work in work {
