@@ -69,6 +69,10 @@ pub enum Command {
     Put(crate::transfer::PutArgs),
     /// Copy files and folders of a volume to local ones
     Get(crate::transfer::GetArgs),
+    /// Look for contradictions in a server's metadata, and for missing and lost objects
+    Fsck(crate::fsck::Args),
+    /// Read every byte of a volume or a snapshot, so that damaged data is found
+    Scrub(crate::scrub::Args),
     /// Tell whether a server is healthy
     Status(crate::status::Args),
     /// Print a shell's completion script

@@ -172,7 +172,7 @@ impl ServerArgs {
 }
 
 impl VolumeArgs {
-    /// Opens a session.
+    /// Opens a session on the volume, or on the snapshot that is named.
     pub async fn connect(&self, read_only: bool, options: BodyOptions) -> anyhow::Result<Connected> {
         let store = S3Store::new(self.s3.options()?)?;
         let service = self.server.session(&self.credential, read_only, self.snapshot.clone()).await?;

@@ -8,11 +8,13 @@ mod config;
 mod connection;
 mod dev;
 mod files;
+mod fsck;
 mod generate;
 mod logging;
 mod mount;
 mod mounter;
 mod output;
+mod scrub;
 mod serve;
 mod signals;
 mod status;
@@ -71,6 +73,8 @@ fn run(options: Options) -> anyhow::Result<()> {
             Command::Mv(args) => files::mv(args).await,
             Command::Put(args) => transfer::put(args).await,
             Command::Get(args) => transfer::get(args).await,
+            Command::Fsck(args) => fsck::run(args, output).await,
+            Command::Scrub(args) => scrub::run(args, output).await,
             Command::Status(args) => status::run(args, output).await,
             Command::Completions(_) | Command::Man(_) | Command::Umount(_) => {
                 unreachable!("handled before the runtime")

@@ -195,7 +195,8 @@ async fn all(volumes: &dyn VolumeService) -> anyhow::Result<Vec<VolumeInfo>> {
     }
 }
 
-async fn find(volumes: &dyn VolumeService, text: &str) -> anyhow::Result<VolumeId> {
+/// The volume of a name or a UUID.
+pub(crate) async fn find(volumes: &dyn VolumeService, text: &str) -> anyhow::Result<VolumeId> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use nokvfs_meta::service::{MetaResult, SnapshotService, VolumeService};
+use nokvfs_meta::service::{CheckService, MetaResult, SnapshotService, VolumeService};
 use nokvfs_protocol::{Answer, Call};
-use nokvfs_types::{CloneSpec, MetaError, SnapshotInfo, Token, VolumeId, VolumeInfo, VolumeSpec};
+use nokvfs_types::{CheckSpec, CheckStep, CloneSpec, MetaError, SnapshotInfo, Token, VolumeId, VolumeInfo, VolumeSpec};
 
 use crate::channel::{Channel, Peer};
 use crate::{Endpoint, TlsConfig, unexpected};
@@ -12,7 +12,8 @@ use crate::{Endpoint, TlsConfig, unexpected};
 /// How long a call waits for its answer, reconnecting included.
 const CALL: Duration = Duration::from_secs(20);
 
-/// [`VolumeService`] and [`SnapshotService`] of a remote server. Every call is idempotent and repeated when the connection is lost.
+/// [`VolumeService`], [`SnapshotService`] and [`CheckService`] of a remote server. Every call is idempotent and repeated
+/// when the connection is lost.
 #[derive(Debug)]
 pub struct RemoteVolumes {
     channel: Channel,
@@ -114,6 +115,16 @@ impl SnapshotService for RemoteVolumes {
     async fn rollback_volume(&self, volume: VolumeId, snapshot: &str) -> MetaResult<VolumeInfo> {
         match self.call(Call::RollbackVolume(volume, snapshot.to_owned())).await? {
             Answer::Volume(info) => Ok(info),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl CheckService for RemoteVolumes {
+    async fn check(&self, run: u64, step: u32, spec: CheckSpec) -> MetaResult<CheckStep> {
+        match self.call(Call::Check(run, step, spec)).await? {
+            Answer::Check(step) => Ok(step),
             other => Err(unexpected(&other)),
         }
     }

@@ -24,6 +24,7 @@ pub use options::EngineOptions;
 pub(crate) use snapshots::{find_snapshot, pinned, unpin};
 use store::EngineStore;
 
+use crate::check::Checks;
 use crate::commit::{Committer, Health, StoreState, Txn};
 use crate::layout::{Key, KeyPrefix, ServerRecord, SessionRecord, VolumeRecord};
 use crate::plan::Allocators;
@@ -92,6 +93,8 @@ pub(crate) struct Core {
     pub garbage_marks: Mutex<VecDeque<(Instant, Version)>>,
     /// When [`Core::adopt`] last ran.
     pub adopted: Mutex<Instant>,
+    /// The check that runs, or the last one.
+    pub checks: Checks,
 }
 
 impl Engine {
@@ -123,6 +126,7 @@ impl Engine {
             garbage: AtomicU64::new(0),
             garbage_marks: Mutex::default(),
             adopted: Mutex::new(Instant::now()),
+            checks: Checks::default(),
             options,
         });
         core.adopt()?;

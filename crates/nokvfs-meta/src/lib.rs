@@ -7,6 +7,8 @@
 //! durable; a record never names an object that was not durable before it.
 
 #[cfg(feature = "holt")]
+mod check;
+#[cfg(feature = "holt")]
 pub mod commit;
 #[cfg(feature = "holt")]
 mod engine;

@@ -140,13 +140,25 @@ impl Lineage {
         limit: usize,
         visit: impl FnMut(Key, R, Version),
     ) -> MetaResult<usize> {
+        self.list_after(reads, prefix, None, limit, visit)
+    }
+
+    /// The same after a key.
+    pub(crate) fn list_after<R: Record>(
+        &self,
+        reads: &dyn RawReads,
+        prefix: &KeyPrefix,
+        after: Option<&Key>,
+        limit: usize,
+        visit: impl FnMut(Key, R, Version),
+    ) -> MetaResult<usize> {
         match self.is_plain() {
-            true => reads.scan::<R>(prefix, None, limit, visit),
-            false => self.scan(&mut Plain(reads), prefix, None, limit, visit),
+            true => reads.scan::<R>(prefix, after, limit, visit),
+            false => self.scan(&mut Plain(reads), prefix, after, limit, visit),
         }
     }
 
-    /// The same after a key, from wherever records are read.
+    /// The same from wherever records are read.
     pub(crate) fn scan<R: Record>(
         &self,
         from: &mut dyn Contents,

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use nokvfs_types::{
-    Applied, Attr, BodyView, Caller, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply, HeldLock, InodeId, Lock,
-    LockPlace, LockReply, MetaError, Mutation, Name, OpId, SessionGrant, SessionId, SessionRequest, SnapshotInfo,
-    Token, VolumeId, VolumeInfo, VolumeSpec,
+    Applied, Attr, BodyView, Caller, CheckSpec, CheckStep, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply,
+    HeldLock, InodeId, Lock, LockPlace, LockReply, MetaError, Mutation, Name, OpId, SessionGrant, SessionId,
+    SessionRequest, SnapshotInfo, Token, VolumeId, VolumeInfo, VolumeSpec,
 };
 
 /// Answer of every call.
@@ -207,4 +207,15 @@ pub trait SnapshotService: fmt::Debug + Send + Sync + 'static {
     /// Makes a volume what it was at a snapshot. Its snapshots stay, those made later too. `Busy` while a session holds
     /// it.
     async fn rollback_volume(&self, volume: VolumeId, snapshot: &str) -> MetaResult<VolumeInfo>;
+}
+
+/// Looks for contradictions in what a server stores, while it goes on. For operators, as [`VolumeService`].
+#[async_trait::async_trait]
+pub trait CheckService: fmt::Debug + Send + Sync + 'static {
+    /// Begins a check (`step` 0) or goes on with it (the number after the last step). The caller chooses `run`, a number
+    /// that no check had before. Answers within some seconds, with what was found meanwhile; the same step asked again is
+    /// answered the same. A check that nobody asks for ends after a minute.
+    ///
+    /// `Busy` while another check runs; `NotFound` if the run is not known any more: begin a new one.
+    async fn check(&self, run: u64, step: u32, spec: CheckSpec) -> MetaResult<CheckStep>;
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nokvfs_types::{
-    Applied, Attr, BodyView, Caller, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply, InodeId, Lock, LockPlace,
-    LockReply, Mutation, Name, OpId, SessionGrant, SessionId, SessionRequest, SnapshotInfo, Stamp, Token, VolumeId,
-    VolumeInfo, VolumeSpec,
+    Applied, Attr, BodyView, Caller, CheckSpec, CheckStep, CloneSpec, DirPage, FsStat, Heartbeat, HeartbeatReply,
+    InodeId, Lock, LockPlace, LockReply, Mutation, Name, OpId, SessionGrant, SessionId, SessionRequest, SnapshotInfo,
+    Stamp, Token, VolumeId, VolumeInfo, VolumeSpec,
 };
 
 /// The number of a session's connection: the first has 1, each further one a larger number.
@@ -117,6 +117,8 @@ pub enum Call {
     /// All locks that the session holds; what the server has beyond these is dropped, and requests of older connections
     /// are refused from then on. Answers `Unit`.
     SyncLocks(SessionRef, Incarnation, Vec<Lock>),
+    /// Begins a check or goes on with it: the run, the step, what is to be checked. Answers `Check`.
+    Check(u64, u32, CheckSpec),
 }
 
 impl Call {
@@ -152,6 +154,7 @@ impl Call {
             Call::WaitLock(..) => "wait_lock",
             Call::ForgetWait(..) => "forget_wait",
             Call::SyncLocks(..) => "sync_locks",
+            Call::Check(..) => "check",
         }
     }
 
@@ -186,7 +189,8 @@ impl Call {
             | Call::ListSnapshots(_)
             | Call::DeleteSnapshot(..)
             | Call::CloneVolume(_)
-            | Call::RollbackVolume(..) => None,
+            | Call::RollbackVolume(..)
+            | Call::Check(..) => None,
         }
     }
 }
@@ -251,6 +255,8 @@ pub enum Answer {
     Snapshots(Vec<SnapshotInfo>),
     /// How a lock stands.
     Lock(LockReply),
+    /// How far a check is.
+    Check(CheckStep),
 }
 
 impl Answer {
@@ -273,6 +279,7 @@ impl Answer {
             Answer::Snapshot(_) => "snapshot",
             Answer::Snapshots(_) => "snapshots",
             Answer::Lock(_) => "lock",
+            Answer::Check(_) => "check",
         }
     }
 }

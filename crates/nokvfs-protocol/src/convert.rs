@@ -2,6 +2,7 @@
 
 mod attr;
 mod calls;
+mod check;
 mod error;
 mod lock;
 mod mutation;

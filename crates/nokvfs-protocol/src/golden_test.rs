@@ -99,6 +99,18 @@ fn stamp() -> Stamp {
     Stamp { session: SessionId(0x1234), generation: 2, slot: 255, sequence: 11, op: OpId(0xfeed) }
 }
 
+fn check_step() -> CheckStep {
+    let finding =
+        |severity, volume| Finding { severity, rule: "dir-size".into(), volume, text: "directory 7 has".into() };
+    CheckStep {
+        findings: vec![finding(Severity::Error, Some(volume())), finding(Severity::Warning, None)],
+        phase: "entries".into(),
+        looked: 5,
+        unsettled: 6,
+        done: true,
+    }
+}
+
 fn mutations() -> Vec<(&'static str, Mutation)> {
     let parent = InodeId::ROOT;
     let create = |node, open_existing| Mutation::Create {
@@ -206,6 +218,8 @@ pub(crate) fn calls() -> Vec<(&'static str, Call)> {
         ("wait_lock_again", Call::WaitLock(session(), 3, wait(Some(LockPlace(1 << 50))))),
         ("forget_wait", Call::ForgetWait(session(), inode, OpId(0xfeed))),
         ("sync_locks", Call::SyncLocks(session(), 4, vec![lock(LockKind::Posix, LockType::Shared)])),
+        ("check", Call::Check(77, 3, CheckSpec { volume: Some(volume()), snapshots: true, objects: true })),
+        ("check_all", Call::Check(77, 0, CheckSpec::default())),
     ];
     let caller = Caller { uid: 1000, gid: 100, groups: [4, 5].into() };
     calls.extend(
@@ -250,6 +264,7 @@ pub(crate) fn answers() -> Vec<(&'static str, Answer)> {
         ("lock_held_here", held(Some(4711))),
         ("lock_waiting", Answer::Lock(LockReply::Waiting(LockPlace(1 << 50)))),
         ("lock_recovering", Answer::Lock(LockReply::Recovering)),
+        ("check", Answer::Check(check_step())),
     ]
 }
 

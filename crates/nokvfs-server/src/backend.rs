@@ -1,7 +1,7 @@
 //! What the server asks of the metadata.
 
 use bytes::Bytes;
-use nokvfs_meta::service::{LockService, MetaResult, SessionService, SnapshotService, VolumeService};
+use nokvfs_meta::service::{CheckService, LockService, MetaResult, SessionService, SnapshotService, VolumeService};
 use nokvfs_protocol::SessionRef;
 use nokvfs_types::{Applied, Attr, BodyView, Caller, DirPage, FsStat, InodeId, Mutation, Name, Stamp};
 
@@ -24,7 +24,7 @@ pub struct Figures {
 
 /// Metadata of all volumes, by session. Cheap reads answer without waiting.
 #[async_trait::async_trait]
-pub trait Backend: SessionService + VolumeService + SnapshotService + LockService {
+pub trait Backend: SessionService + VolumeService + SnapshotService + LockService + CheckService {
     /// See [`MetadataService::lookup`](nokvfs_meta::service::MetadataService::lookup); so are the other reads.
     async fn lookup(&self, session: SessionRef, parent: InodeId, name: &Name) -> MetaResult<Attr>;
 

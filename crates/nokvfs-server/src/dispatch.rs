@@ -49,6 +49,7 @@ impl Peer {
             | Call::DeleteSnapshot(..)
             | Call::CloneVolume(_)
             | Call::RollbackVolume(..)
+            | Call::Check(..)
                 if self.role != Role::Control =>
             {
                 Err(MetaError::Unauthorized("volumes are for the role nokv-control".into()))
@@ -118,6 +119,7 @@ pub(crate) async fn answer(backend: Arc<dyn Backend>, peer: Arc<Peer>, call: Cal
             Answer::Created(info, token)
         }
         Call::RollbackVolume(volume, snapshot) => Answer::Volume(backend.rollback_volume(volume, &snapshot).await?),
+        Call::Check(run, step, spec) => Answer::Check(backend.check(run, step, spec).await?),
         Call::SetLock(session, incarnation, lock) => {
             Answer::Lock(backend.set_lock(session.session, session.generation, incarnation, lock).await?)
         }

@@ -6,6 +6,7 @@
 
 mod attr;
 mod body;
+mod check;
 mod errors;
 mod event;
 mod ids;
@@ -19,6 +20,7 @@ pub use body::{
     BLOCK_SIZE, BodyView, CHUNK_SIZE, Extent, INLINE_EXTENTS, MAX_CHUNK_EXTENTS, PACK_SIZE, SliceId, owner_key,
     slice_prefix, upload_prefix, volume_prefix,
 };
+pub use check::{CheckSpec, CheckStep, Finding, MAX_FINDINGS, Severity};
 pub use errors::MetaError;
 pub use event::{Event, RecordFamily};
 pub use ids::{InodeId, MountId, OpId, SessionId, UploadId, Version, VolumeId};

@@ -1,5 +1,6 @@
 //! The real binary, real kernel mounts, processes that are killed and stopped. Needs root and `/dev/fuse`.
 
+mod checks;
 mod dev;
 mod faulty;
 mod fixture;

@@ -19,7 +19,7 @@ impl Core {
     /// How many objects of a slice records name (0: none), and the commit that must be durable before objects are
     /// deleted on the word of this. All is of one moment: between the records of a batch that moves extents from one to
     /// the other, neither names them.
-    pub(super) fn named_blocks(&self, mount: MountId, slice: &SliceId) -> MetaResult<(u32, Version)> {
+    pub(crate) fn named_blocks(&self, mount: MountId, slice: &SliceId) -> MetaResult<(u32, Version)> {
         self.store.view(|reads| {
             if slice.is_pack() {
                 let pack = reads.get::<PackRecord>(&Key::Pack(mount, slice.upload))?;

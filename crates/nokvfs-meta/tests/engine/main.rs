@@ -2,6 +2,7 @@
 #![cfg(feature = "holt")]
 
 mod bodies;
+mod check;
 mod early;
 mod faults;
 mod listing;

@@ -3,6 +3,7 @@
 use nokvfs_types::{FsStat, InodeId, MAX_SNAPSHOTS, MAX_SYMLINK, MAX_XATTR_VALUE, Name, OpId};
 
 use super::attr::{attr_from_wire, attr_to_wire, body_from_wire, body_to_wire, page_from_wire, page_to_wire};
+use super::check::{check_call, check_spec, step_from_wire, step_to_wire};
 use super::lock::{
     lock_call, lock_from_wire, lock_reply_from_wire, lock_reply_to_wire, lock_to_wire, wait_from_wire, wait_to_wire,
     wanted_lock, wanted_locks,
@@ -81,6 +82,7 @@ pub(crate) fn call_to_wire(call: &Call) -> WireCall {
             incarnation: *incarnation,
             locks: locks.iter().map(lock_to_wire).collect(),
         }),
+        Call::Check(run, step, spec) => WireCall::Check(check_call(*run, *step, spec)),
     }
 }
 
@@ -166,6 +168,7 @@ pub(crate) fn call_from_wire(call: WireCall) -> Checked<Call> {
         WireCall::SyncLocks(call) => {
             Call::SyncLocks(session_from_wire(call.session)?, call.incarnation, wanted_locks(call.locks)?)
         }
+        WireCall::Check(call) => Call::Check(call.run, call.step, check_spec(&call)?),
     })
 }
 
@@ -198,6 +201,7 @@ pub(crate) fn answer_to_wire(answer: &Answer) -> WireAnswer {
             WireAnswer::Snapshots(wire::SnapshotList { snapshots: infos.iter().map(snapshot_to_wire).collect() })
         }
         Answer::Lock(reply) => WireAnswer::Lock(lock_reply_to_wire(reply)),
+        Answer::Check(step) => WireAnswer::Check(step_to_wire(step)),
     }
 }
 
@@ -242,5 +246,6 @@ pub(crate) fn answer_from_wire(answer: WireAnswer) -> Checked<Answer> {
             Answer::Snapshots(list.snapshots.into_iter().map(info_of_snapshot).collect::<Checked<Vec<_>>>()?)
         }
         WireAnswer::Lock(reply) => Answer::Lock(lock_reply_from_wire(reply)?),
+        WireAnswer::Check(step) => Answer::Check(step_from_wire(step)?),
     })
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nokvfs_meta::service::{LockService, MetaResult, SessionService, SnapshotService, VolumeService};
+use nokvfs_meta::service::{CheckService, LockService, MetaResult, SessionService, SnapshotService, VolumeService};
 use nokvfs_protocol::SessionRef;
 use nokvfs_server::{Backend, Figures};
 use nokvfs_types::*;
@@ -241,6 +241,13 @@ impl LockService for TestBackend {
     async fn sync_locks(&self, session: SessionId, generation: u32, _: u64, locks: Vec<Lock>) -> MetaResult<()> {
         assert_eq!(locks, []);
         self.check(session, generation)
+    }
+}
+
+#[async_trait::async_trait]
+impl CheckService for TestBackend {
+    async fn check(&self, _run: u64, _step: u32, _spec: CheckSpec) -> MetaResult<CheckStep> {
+        Err(MetaError::NotFound)
     }
 }
 
