@@ -126,8 +126,9 @@ async fn a_volume_and_its_clone_change_at_once() {
         }
         made
     };
-    let (ours, theirs, our_pins, their_pins) =
-        futures::join!(changes(&volume, &mount, 0), changes(&clone, &cloned, 2), pins(&volume), pins(&clone));
+    // Queued in this order, snapshots of each are in the middle of batches.
+    let (ours, our_pins, theirs, their_pins) =
+        futures::join!(changes(&volume, &mount, 0), pins(&volume), changes(&clone, &cloned, 2), pins(&clone));
     let mut known = 0;
     for (volume, was, pins) in [(&volume, ours, our_pins), (&clone, theirs, their_pins)] {
         let files: Vec<_> = files.iter().copied().zip(was).collect();

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures::future::join_all;
 use nokvfs_meta::service::{MetadataService, SessionService, SnapshotService, VolumeService};
 use nokvfs_object::{Fault, ObjectError, Operation};
-use nokvfs_types::{CHUNK_SIZE, MAX_SNAPSHOTS, MetaError, Mutation, SessionRequest, UploadId, VolumeState, XattrMode};
+use nokvfs_types::{
+    CHUNK_SIZE, InodeId, MAX_SNAPSHOTS, MetaError, Mutation, SessionRequest, UploadId, VolumeState, XattrMode,
+};
 
 use super::{body, clone_of, list, publish, resize, write};
 use crate::{ROOT, World, context, dir, entry, file, name, request, unlink, until};
@@ -170,33 +172,29 @@ async fn what_is_written_around_a_snapshot_is_on_one_side_of_it() {
         write(&world, &volume, &mount, inode, &[0, CHUNK_SIZE]).await;
         inodes.push(inode);
     }
-    let mut sizes: Vec<Vec<(u64, u64)>> = vec![Vec::new(); inodes.len()];
-    let mut pins = Vec::new();
-    for round in 0..8u64 {
-        let snapshots = async {
-            let mut pins = Vec::new();
-            for number in 0..3 {
-                let made = world.engine.create_snapshot(volume.0.id, &format!("s{round}-{number}")).await;
-                pins.push(made.expect("a snapshot"));
-            }
-            pins
-        };
-        let changes = join_all(inodes.iter().map(|inode| {
-            let mount = &mount;
-            join_all((0..4u64).map(move |step| async move {
-                let size = 1 + round * 10 + step;
-                let changed = entry(mount.apply(resize(*inode, size)).await);
-                assert_eq!(changed.size, size);
-                (changed.version.0, size)
-            }))
-        }));
-        let (changes, made) = futures::join!(changes, snapshots);
-        pins.extend(made);
-        for (all, more) in sizes.iter_mut().zip(changes) {
-            all.extend(more);
-            all.sort_unstable();
+    let change = async |inode: InodeId| {
+        let mut sizes = Vec::new();
+        for size in 1..20u64 {
+            let changed = entry(mount.apply(resize(inode, size)).await);
+            assert_eq!(changed.size, size);
+            sizes.push((changed.version.0, size));
         }
-    }
+        sizes
+    };
+    let pins = async {
+        let mut pins = Vec::new();
+        for number in 0..15 {
+            let made = world.engine.create_snapshot(volume.0.id, &format!("s{number}")).await;
+            pins.push(made.expect("a snapshot"));
+        }
+        pins
+    };
+    // Queued in this order, the snapshot is in the middle of a batch.
+    let (before, after) = inodes.split_at(inodes.len() / 2);
+    let before = join_all(before.iter().map(|inode| change(*inode)));
+    let after = join_all(after.iter().map(|inode| change(*inode)));
+    let (mut sizes, pins, rest) = futures::join!(before, pins, after);
+    sizes.extend(rest);
     for pin in pins {
         let reader = world.read(&volume, &pin.name).await;
         for (inode, sizes) in inodes.iter().zip(&sizes) {
