@@ -376,7 +376,7 @@ fn is_named(reads: &dyn RawReads, family: &BTreeSet<MountId>, slice: &SliceId) -
                 look(&key, &stored.value)?;
             }
             let history = KeyPrefix::history_of_key(&key);
-            reads.scan_raw(crate::layout::Tree::History, history.bytes(), None, usize::MAX, &mut |key, value, _| {
+            reads.scan_raw(Family::History.tree(), history.bytes(), None, usize::MAX, &mut |key, value, _| {
                 look(key, value).map(|()| true)
             })?;
             if named {
