@@ -379,9 +379,13 @@ fn is_named(reads: &dyn RawReads, family: &BTreeSet<MountId>, slice: &SliceId) -
                 look(&key, &stored.value)?;
             }
             let history = KeyPrefix::history_of_key(&key);
-            reads.scan_raw(crate::layout::Tree::History, history.bytes(), None, usize::MAX, &mut |key, value, _| {
-                look(key, value).map(|()| true)
-            })?;
+            reads.scan_raw(
+                crate::layout::tree_of(history.bytes()),
+                history.bytes(),
+                None,
+                usize::MAX,
+                &mut |key, value, _| look(key, value).map(|()| true),
+            )?;
             if named {
                 return Ok(true);
             }
