@@ -297,6 +297,9 @@ impl Named {
     }
 }
 
+/// Receives inode, key and sealed value; answers whether to go on.
+type Visit<'v> = dyn FnMut(InodeId, &[u8], &[u8]) -> MetaResult<bool> + 'v;
+
 /// Visits the records of some kind of inodes from one on, before another.
 fn walk(
     reads: &dyn RawReads,
@@ -304,7 +307,7 @@ fn walk(
     mount: MountId,
     from: InodeId,
     end: Option<u64>,
-    visit: &mut dyn FnMut(InodeId, &[u8], &[u8]) -> MetaResult<bool>,
+    visit: &mut Visit<'_>,
 ) -> MetaResult<()> {
     let prefix = [kinds, &mount.0.to_be_bytes()].concat();
     let after = from.0.checked_sub(1).map(|before| [prefix.as_slice(), &before.to_be_bytes(), &AFTER].concat());

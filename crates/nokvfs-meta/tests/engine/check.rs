@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nokvfs_meta::commit::{Committer, Txn};
@@ -19,7 +20,7 @@ use nokvfs_types::{
     SessionId, SetAttr, SliceId, Timestamp, Token, UploadId, Version, VolumeInfo, XattrMode,
 };
 
-use crate::{Mounted, World, file, name, node, options, unlink};
+use crate::{Mounted, PATIENCE, World, file, name, node, options, unlink};
 
 const ROOT: InodeId = InodeId::ROOT;
 const ALL: CheckSpec = CheckSpec { volume: None, snapshots: true, objects: false };
@@ -511,6 +512,12 @@ async fn a_busy_store_has_no_findings() {
             other.close().await.expect("closed");
             engine.delete_snapshot(id, &snapshot).await.expect("deleted");
             engine.delete_volume(clone.0.id).await.expect("deleted");
+            // One at a time, however slow the disk is: else there are ever more to check.
+            let end = Instant::now() + PATIENCE;
+            while engine.volume(clone.0.id).await != Err(MetaError::NotFound) {
+                assert!(Instant::now() < end, "the clone is not gone in {PATIENCE:?}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
     }));
     let mut checks = 0;
