@@ -14,8 +14,8 @@ use nokvfs_meta::{Engine, EngineOptions};
 use nokvfs_object::ObjectStore;
 use nokvfs_server::{Limits, Listen, ServeOptions, Server};
 use nokvfs_types::{
-    Ack, Applied, Attr, BLOCK_SIZE, Caller, InodeId, Mutation, Name, NewNode, OpId, RenameMode, SessionRequest,
-    SetAttr, SliceId, Token, UploadId, VolumeInfo, VolumeSpec, XattrMode,
+    Ack, Applied, Attr, BLOCK_SIZE, Caller, InodeId, MetaError, Mutation, Name, NewNode, OpId, RenameMode,
+    SessionRequest, SetAttr, SliceId, Token, UploadId, VolumeInfo, VolumeSpec, XattrMode,
 };
 
 use crate::script::{GAP, PIECE, Step, pattern, steps};
@@ -49,7 +49,14 @@ pub fn spec(name: &str) -> VolumeSpec {
 }
 
 pub fn request(volume: &(VolumeInfo, Token)) -> SessionRequest {
-    SessionRequest { volume: volume.0.id, token: volume.1, client: "test".into(), read_only: false, resume: None }
+    SessionRequest {
+        volume: volume.0.id,
+        token: volume.1,
+        client: "test".into(),
+        read_only: false,
+        snapshot: None,
+        resume: None,
+    }
 }
 
 /// A session and what it writes.
@@ -238,9 +245,19 @@ impl Client {
         file.sync(&context()).await.expect("synced");
     }
 
+    /// Also where a checkpoint fails just now, and nothing is written until one succeeds.
     async fn set_mode(&self, path: &str) {
-        let set = SetAttr { mode: Some(0o700), ..SetAttr::default() };
-        self.mutate(Mutation::SetAttr { inode: self.find(path).await.inode, set }).await;
+        let inode = self.find(path).await.inode;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let set = SetAttr { mode: Some(0o700), ..SetAttr::default() };
+            match self.service.mutate(&context(), Mutation::SetAttr { inode, set }).await {
+                Err(MetaError::NoSpace(_)) if Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(100)).await
+                }
+                applied => break drop(applied.expect("applied")),
+            }
+        }
     }
 
     async fn apply(&self, step: &Step) {
