@@ -2,6 +2,7 @@
 #![cfg(feature = "holt")]
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -46,7 +47,11 @@ impl Disk {
     fn fill(&self, left: u64) {
         let size = fs::metadata(self.ballast()).map_or(0, |meta| meta.len()) + self.free() - left;
         let bytes = vec![1; size as usize];
-        fs::write(self.ballast(), bytes).unwrap();
+        match fs::write(self.ballast(), bytes) {
+            // The store took some of it meanwhile.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {}
+            written => written.unwrap(),
+        }
     }
 
     fn make_room(&self) {

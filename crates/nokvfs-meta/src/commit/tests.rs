@@ -53,11 +53,19 @@ fn entries(txn: &mut Txn<'_>) -> MetaResult<usize> {
     txn.scan::<DentryRecord>(&KeyPrefix::entries(MOUNT, InodeId::ROOT), None, 1000, |_, _| {})
 }
 
+/// What a test and a plan that keeps the committer tell each other.
+#[derive(Default)]
+struct Gate {
+    reached: AtomicBool,
+    open: AtomicBool,
+}
+
 /// A plan that keeps the committer until the gate is open.
-fn blocked_until(committer: &Committer, gate: &Arc<AtomicBool>) -> impl Future<Output = MetaResult<()>> {
+fn blocked_until(committer: &Committer, gate: &Arc<Gate>) -> impl Future<Output = MetaResult<()>> {
     let gate = Arc::clone(gate);
     committer.submit(move |_| {
-        while !gate.load(Ordering::Acquire) {
+        gate.reached.store(true, Ordering::Release);
+        while !gate.open.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
         Ok(())
@@ -66,11 +74,16 @@ fn blocked_until(committer: &Committer, gate: &Arc<AtomicBool>) -> impl Future<O
 
 /// Blocks the committer inside a plan until all other commands are queued, so that they form one batch.
 async fn as_one_batch<T>(committer: &Committer, commands: impl Future<Output = T>) -> T {
-    let gate = Arc::new(AtomicBool::new(false));
-    let blocker = blocked_until(committer, &gate);
+    let gate = Arc::new(Gate::default());
+    let mut blocker = Box::pin(blocked_until(committer, &gate));
+    // It takes all that waits: the first commands must not come along with the blocker, and the others after it.
+    assert!(futures::poll!(&mut blocker).is_pending());
+    while !gate.reached.load(Ordering::Acquire) {
+        tokio::task::yield_now().await;
+    }
     let open = async {
         tokio::task::yield_now().await;
-        gate.store(true, Ordering::Release);
+        gate.open.store(true, Ordering::Release);
     };
     let (_, answers, ()) = futures::join!(blocker, commands, open);
     answers
@@ -368,7 +381,7 @@ fn an_early_answer_comes_before_the_batch_is_written_and_readers_are_told_to_wai
         let unsettled = || committer.unsettled_name(MOUNT, InodeId::ROOT, &name);
         assert_eq!(unsettled(), None);
         // The plan behind it in the same batch keeps the committer from writing that.
-        let gate = Arc::new(AtomicBool::new(false));
+        let gate = Arc::new(Gate::default());
         let blocker = blocked_until(&committer, &gate);
         let answered = async {
             let version = committer.submit_early(|txn| create_telling(txn, "a"), early, true).await.unwrap();
@@ -377,7 +390,7 @@ fn an_early_answer_comes_before_the_batch_is_written_and_readers_are_told_to_wai
             assert_eq!(committer.unsettled_inode(MOUNT, InodeId(77)), Some(version));
             assert!(committer.durable_version() < version);
             assert!(store.get::<DentryRecord>(&entry("a")).unwrap().is_none(), "the store does not show it yet");
-            gate.store(true, Ordering::Release);
+            gate.open.store(true, Ordering::Release);
             committer.wait_durable(version).await.unwrap();
             assert!(store.get::<DentryRecord>(&entry("a")).unwrap().is_some());
             forgotten(&committer).await;
