@@ -25,7 +25,8 @@ OPERATION_MOST = {1: 64 << 10, 10: 256 << 10, 100: 1 << 20}
 def config(folder: pathlib.Path, size: int) -> pathlib.Path:
     path = folder / f"fsx-{size}.toml"
     weights = "".join(f"{name} = {weight}\n" for name, weight in WEIGHTS.items())
-    path.write_text(f"flen = {size << 20}\n[opsize]\nmax = {OPERATION_MOST.get(size, 64 << 10)}\n[weights]\n{weights}")
+    # An empty range can't be allocated, which fsx takes for a file system without posix_fallocate.
+    path.write_text(f"flen = {size << 20}\n[opsize]\nmin = 1\nmax = {OPERATION_MOST.get(size, 64 << 10)}\n[weights]\n{weights}")
     return path
 
 
