@@ -110,7 +110,7 @@ impl Core {
         failpoint!("session.opened");
         self.orphans.forget_session(record.mount, session);
         self.sessions.insert(Live::load(&self.store, session, &record, &volume)?, Duration::ZERO);
-        self.locks.lock().begin(By { mount: record.mount, session }, Instant::now());
+        self.locks.lock().begin(By { place: (record.mount, record.pin), session }, Instant::now());
         Ok((session, record.generation))
     }
 
@@ -121,7 +121,7 @@ impl Core {
         let sweep = self.committer.submit(move |txn| end(txn, session, generation)).await?;
         failpoint!("session.ended");
         self.sessions.remove(session, generation);
-        self.locks.lock().end(By { mount, session }, Instant::now());
+        self.locks.lock().end(live.locker(), Instant::now());
         self.orphans.forget_session(mount, session);
         self.wake.orphans.notify_one();
         if sweep {

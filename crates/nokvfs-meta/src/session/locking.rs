@@ -44,7 +44,7 @@ impl LockService for Engine {
         let (waiting, key) = {
             let mut table = core.locks.lock();
             let by = core.locker(session, generation)?;
-            (table.wait(by, incarnation, (&lock, op), place, Instant::now())?, (by.mount, lock.inode))
+            (table.wait(by, incarnation, (&lock, op), place, Instant::now())?, (by.place, lock.inode))
         };
         let Waiting { id, place, mut told } = waiting;
         let mut leaving = Leaving { core, key, id, heard: false };
@@ -95,7 +95,7 @@ impl LockService for Engine {
 impl Core {
     fn locker(&self, session: SessionId, generation: u32) -> MetaResult<By> {
         let live = self.sessions.check(session, generation)?;
-        Ok(By { mount: live.mount, session })
+        Ok(live.locker())
     }
 }
 

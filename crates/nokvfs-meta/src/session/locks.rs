@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nokvfs_types::{
     HeldLock, InodeId, Lock, LockKind, LockOwner, LockPlace, LockReply, LockType, MetaError, MountId, OpId, SessionId,
+    Version,
 };
 use tokio::sync::oneshot;
 
@@ -33,12 +34,15 @@ const SERVER_WAITS: usize = 65_536;
 const CLAIM: Duration = Duration::from_secs(3);
 
 /// A file of a volume.
-pub(crate) type FileKey = (MountId, InodeId);
+pub(crate) type FileKey = (Place, InodeId);
 
-/// A session and the volume that it is on.
+/// A volume as it is, or at a pin: files of a snapshot are not those that go on.
+pub(crate) type Place = (MountId, Option<Version>);
+
+/// A session and what it sees.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct By {
-    pub mount: MountId,
+    pub place: Place,
     pub session: SessionId,
 }
 
@@ -105,7 +109,7 @@ pub(crate) struct Table {
     files: HashMap<FileKey, FileLocks>,
     sessions: HashMap<SessionId, Session>,
     /// Sessions of before the server's start that have not told their locks yet, of volumes that have such.
-    recovering: HashMap<MountId, HashSet<SessionId>>,
+    recovering: HashMap<Place, HashSet<SessionId>>,
     /// Files where an owner waits.
     waiting: BTreeMap<Owner, Vec<FileKey>>,
     pieces: usize,
@@ -133,8 +137,8 @@ impl Table {
     /// Sessions that lived before the server's start. Until all of a volume have told their locks or ended, nobody can
     /// take a new one there.
     pub(crate) fn recover(&mut self, sessions: impl IntoIterator<Item = By>) {
-        for By { mount, session } in sessions {
-            self.recovering.entry(mount).or_default().insert(session);
+        for By { place, session } in sessions {
+            self.recovering.entry(place).or_default().insert(session);
         }
     }
 
@@ -170,7 +174,7 @@ impl Table {
         let mut lost = false;
         for lock in locks {
             let owner = Owner { session: by.session, number: lock.owner };
-            let key = (by.mount, lock.inode);
+            let key = (by.place, lock.inode);
             touched.insert(key);
             let taken = self.files.get(&key).is_some_and(|file| file.conflict(owner, lock).is_some());
             lost |= taken || self.replace(key, owner, lock).is_err();
@@ -192,10 +196,10 @@ impl Table {
     /// newest.
     pub(crate) fn set(&mut self, by: By, incarnation: u64, lock: &Lock, now: Instant) -> MetaResult<LockReply> {
         self.check(by, incarnation)?;
-        let key = (by.mount, lock.inode);
+        let key = (by.place, lock.inode);
         let owner = Owner { session: by.session, number: lock.owner };
         if lock.lock_type != LockType::Unlock {
-            if self.recovering.contains_key(&by.mount) {
+            if self.recovering.contains_key(&by.place) {
                 return Ok(LockReply::Recovering);
             }
             self.drop_converted(key, owner, lock, now)?;
@@ -218,11 +222,11 @@ impl Table {
 
     /// What is in the way of a lock.
     pub(crate) fn test(&self, by: By, lock: &Lock) -> LockReply {
-        if self.recovering.contains_key(&by.mount) {
+        if self.recovering.contains_key(&by.place) {
             return LockReply::Recovering;
         }
         let owner = Owner { session: by.session, number: lock.owner };
-        let file = self.files.get(&(by.mount, lock.inode));
+        let file = self.files.get(&(by.place, lock.inode));
         match file.and_then(|file| file.conflict(owner, lock)) {
             Some((holder, piece)) => LockReply::Held(seen_by(by.session, holder, piece)),
             None => LockReply::Done,
@@ -243,7 +247,7 @@ impl Table {
         now: Instant,
     ) -> MetaResult<Waiting> {
         self.check(by, incarnation)?;
-        let key = (by.mount, lock.inode);
+        let key = (by.place, lock.inode);
         let owner = Owner { session: by.session, number: lock.owner };
         if self.is_deadlock(key, owner, lock) {
             return Err(MetaError::Deadlock);
@@ -282,7 +286,7 @@ impl Table {
 
     /// A request gave up waiting for a lock of a file.
     pub(crate) fn forget(&mut self, by: By, inode: InodeId, op: OpId, now: Instant) {
-        let key = (by.mount, inode);
+        let key = (by.place, inode);
         let mine = |owner: &Owner, of: OpId| owner.session == by.session && of == op;
         self.remove_waiters(key, |waiter| mine(&waiter.owner, waiter.op));
         if let Some(file) = self.files.get_mut(&key) {
@@ -407,13 +411,13 @@ impl Table {
 
     /// A session of before the start has told its locks, or ended. After the last one everybody is told who can go on.
     fn recovered(&mut self, by: By, now: Instant) {
-        let Some(sessions) = self.recovering.get_mut(&by.mount) else { return };
+        let Some(sessions) = self.recovering.get_mut(&by.place) else { return };
         sessions.remove(&by.session);
         if !sessions.is_empty() {
             return;
         }
-        self.recovering.remove(&by.mount);
-        let keys: Vec<_> = self.files.keys().filter(|(mount, _)| *mount == by.mount).copied().collect();
+        self.recovering.remove(&by.place);
+        let keys: Vec<_> = self.files.keys().filter(|(place, _)| *place == by.place).copied().collect();
         for key in keys {
             self.tell(key, now);
             // Those who did not want to wait are to hear what is in their way.

@@ -140,7 +140,7 @@ impl Sessions {
 
     /// All of them, for the table of locks.
     pub(crate) fn all(&self) -> Vec<By> {
-        self.live.read().values().map(|live| By { mount: live.mount, session: live.session }).collect()
+        self.live.read().values().map(|live| live.locker()).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -149,6 +149,11 @@ impl Sessions {
 }
 
 impl Live {
+    /// As the table of locks knows it.
+    pub(crate) fn locker(&self) -> By {
+        By { place: (self.mount, self.lineage.at()), session: self.session }
+    }
+
     /// What a stored session is in memory. Reads the answers that it inherited.
     pub(crate) fn load(
         store: &dyn RawReads,

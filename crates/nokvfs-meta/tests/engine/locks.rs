@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use nokvfs_meta::EngineOptions;
-use nokvfs_meta::service::{GiveUp, LockService, MetadataService, SessionService};
+use nokvfs_meta::service::{GiveUp, LockService, MetadataService, SessionService, SnapshotService};
 use nokvfs_types::{
     Heartbeat, InodeId, Lock, LockKind, LockOwner, LockRange, LockReply, LockType, MetaError, SessionGrant,
     SessionRequest,
@@ -48,6 +48,21 @@ async fn a_silent_session_loses_its_locks_and_a_waiter_gets_them() {
     assert_eq!(late, Err(MetaError::SessionExpired(grant.session.0)));
     mount.close().await.expect("closed");
     until("nothing is left", async || world.engine.figures().locks == 0).await;
+}
+
+#[tokio::test]
+async fn locks_in_a_snapshot_hold_nobody_up_who_goes_on() {
+    let world = World::new().await;
+    let volume = world.volume("v").await;
+    world.engine.create_snapshot(volume.0.id, "s").await.expect("made");
+    let past = SessionRequest { snapshot: Some("s".into()), ..request(&volume) };
+    let one = world.engine.open_session(past.clone()).await.expect("opened");
+    let two = world.engine.open_session(past).await.expect("opened");
+    assert_eq!(set(&world, &one, lock(1, LockType::Exclusive)).await, LockReply::Done);
+    assert!(matches!(set(&world, &two, lock(1, LockType::Exclusive)).await, LockReply::Held(_)), "the same file");
+    let mount = world.mount(&volume).await;
+    mount.lock(&context(), lock(1, LockType::Exclusive), None).await.expect("another file");
+    mount.close().await.expect("closed");
 }
 
 #[tokio::test]

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::{By, CLAIM, FILE_LOCKS, SESSION_WAITS, Table, Waiting};
 
 const FILE: InodeId = InodeId(7);
-const ONE: By = By { mount: MountId(1), session: SessionId(1) };
-const TWO: By = By { mount: MountId(1), session: SessionId(2) };
+const ONE: By = By { place: (MountId(1), None), session: SessionId(1) };
+const TWO: By = By { place: (MountId(1), None), session: SessionId(2) };
 
 fn table() -> (Table, Instant) {
     let (mut table, now) = (Table::new(), Instant::now());
@@ -66,7 +66,7 @@ fn whoever_waited_first_is_told_first_and_nobody_overtakes() {
     let mut second = wait(&mut table, TWO, exclusive(2, 0, 9), 2, None, now);
     let mut aside = wait(&mut table, ONE, exclusive(3, 50, 59), 3, None, now);
     // The first leaves for a moment, as between two requests, and comes back to its place.
-    table.leave((ONE.mount, FILE), first.id, now);
+    table.leave((ONE.place, FILE), first.id, now);
     first = wait(&mut table, TWO, exclusive(1, 0, 9), 1, Some(first.place), now);
     assert_eq!((told(&mut first), told(&mut second), told(&mut aside)), (None, None, None));
     set(&mut table, ONE, unlock(1, 0, 49), now);
@@ -183,7 +183,7 @@ fn what_a_client_never_heard_of_goes_when_it_connects_again() {
 #[test]
 fn after_a_restart_nobody_gets_a_lock_until_all_have_told_theirs() {
     let (mut table, now) = (Table::new(), Instant::now());
-    let other = By { mount: MountId(9), session: SessionId(9) };
+    let other = By { place: (MountId(9), None), session: SessionId(9) };
     table.recover([ONE, TWO]);
     table.begin(other, now);
     assert_eq!(set(&mut table, other, exclusive(1, 0, 0), now), LockReply::Done, "another volume");
@@ -224,7 +224,7 @@ fn limits_answer_no_locks_and_whole_files_can_always_be_unlocked() {
     let answer = table.wait(TWO, 1, (&shared(1, 0, 0), OpId(1 << 40)), None, now);
     assert!(matches!(answer.map(drop), Err(MetaError::NoLocks(_))));
     for waiting in &waits {
-        table.leave((TWO.mount, FILE), waiting.id, now);
+        table.leave((TWO.place, FILE), waiting.id, now);
     }
     assert_eq!((table.waits, table.waiting.len()), (0, 0));
 }
@@ -297,7 +297,7 @@ proptest! {
 
 /// The table's ranges, byte by byte; they are as few as can be.
 fn check(table: &Table, model: &Model) -> Result<(), TestCaseError> {
-    let file = table.files.get(&(ONE.mount, FILE));
+    let file = table.files.get(&(ONE.place, FILE));
     let mut total = 0;
     for (who, (by, owner)) in owners().into_iter().enumerate() {
         let key = (LockKind::Posix, super::Owner { session: by.session, number: LockOwner(owner) });
