@@ -32,11 +32,12 @@ impl SnapshotService for Engine {
         let core = self.core();
         core.committer
             .submit(move |txn| {
-                if let Some((_, version, pin)) = find_snapshot(txn, id, &name)? {
-                    return info(id, version, &pin);
+                let known = snapshots(txn, id)?;
+                if let Some((_, version, pin)) = known.iter().find(|(.., pin)| is_named(pin, &name)) {
+                    return info(id, *version, pin);
                 }
                 let (mount, mut volume) = live(txn, id)?;
-                if snapshots(txn, id)? >= MAX_SNAPSHOTS {
+                if known.len() >= MAX_SNAPSHOTS {
                     return Err(MetaError::Busy(format!(
                         "the volume has {MAX_SNAPSHOTS} snapshots, which is the most; delete some"
                     )));
@@ -192,24 +193,22 @@ pub(crate) fn find_snapshot(
     id: VolumeId,
     name: &str,
 ) -> MetaResult<Option<(MountId, Version, PinRecord)>> {
-    let (mount, record) = volume(txn, id)?;
-    for mount in numbers(mount, &record) {
-        for (version, pin) in pins(txn, mount)? {
-            if pin.snapshot.as_ref().is_some_and(|snapshot| snapshot.name == name) {
-                return Ok(Some((mount, version, pin)));
-            }
-        }
-    }
-    Ok(None)
+    Ok(snapshots(txn, id)?.into_iter().find(|(.., pin)| is_named(pin, name)))
 }
 
-fn snapshots(txn: &mut Txn<'_>, id: VolumeId) -> MetaResult<usize> {
+fn is_named(pin: &PinRecord, name: &str) -> bool {
+    pin.snapshot.as_ref().is_some_and(|snapshot| snapshot.name == name)
+}
+
+/// All snapshots of a volume, its own first.
+fn snapshots(txn: &mut Txn<'_>, id: VolumeId) -> MetaResult<Vec<(MountId, Version, PinRecord)>> {
     let (mount, record) = volume(txn, id)?;
-    let mut count = 0;
+    let mut snapshots = Vec::new();
     for mount in numbers(mount, &record) {
-        count += pins(txn, mount)?.iter().filter(|(_, pin)| pin.snapshot.is_some()).count();
+        let pins = pins(txn, mount)?.into_iter().filter(|(_, pin)| pin.snapshot.is_some());
+        snapshots.extend(pins.map(|(version, pin)| (mount, version, pin)));
     }
-    Ok(count)
+    Ok(snapshots)
 }
 
 fn info(volume: VolumeId, version: Version, pin: &PinRecord) -> MetaResult<SnapshotInfo> {
