@@ -2,22 +2,16 @@
 
 use std::sync::Arc;
 
-use nokvfs_types::{Applied, Caller, MountId, Version, VolumeState};
+use nokvfs_types::{Applied, MountId, Version, VolumeState};
 
-use super::Next;
+use super::{Next, STEP, STEP_COST, nobody, removal_cost};
 use crate::commit::Txn;
 use crate::engine::{Core, pinned};
 use crate::layout::{Content, Family, HistoryRecord, Key, KeyPrefix, Record, VolumeRecord};
 use crate::lineage::Contents;
-use crate::plan::{Plan, Target, named_in};
+use crate::plan::{Plan, Target};
 use crate::service::MetaResult;
 use crate::store::ReadRecords;
-
-/// Records that one command looks at.
-const STEP: usize = 512;
-/// What it may grow to, in bytes, and what a record and each slice that it names may cost.
-const STEP_COST: usize = 4 << 20;
-const REMOVED_COST: usize = 160;
 
 pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     let mut due = Vec::new();
@@ -80,12 +74,12 @@ fn step(
     }
     let pins = pinned(txn, mount)?;
     let found = txn.contents(prefix.bytes(), after, STEP)?;
-    let caller = Caller { uid: 0, gid: 0, groups: Arc::from([]) };
+    let caller = nobody();
     let target = Target::new(mount, &volume);
     let mut plan = Plan::new(txn, target, &caller, &core.server.hash_secret, &core.allocators);
     let (mut cost, mut reached) = (0, None);
     for (key, version, content) in found {
-        cost += REMOVED_COST + named_in(&key, &content)?.len() * REMOVED_COST;
+        cost += removal_cost(&key, &content)?;
         if reached.is_some() && cost > STEP_COST {
             break;
         }

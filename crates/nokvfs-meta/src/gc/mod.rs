@@ -16,12 +16,31 @@ mod volumes;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nokvfs_types::MetaError;
+use nokvfs_types::{Caller, MetaError};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::engine::Core;
+use crate::layout::Content;
+use crate::plan::named_in;
 use crate::service::MetaResult;
+
+/// Records that one command looks at: of the largest, chunks, 17 MiB are read for it.
+const STEP: usize = 512;
+/// Bytes that it may grow to.
+const STEP_COST: usize = 4 << 20;
+/// Bytes that a removed record, and each slice that it names, may cost.
+const REMOVED_COST: usize = 160;
+
+/// What the removal of a record may cost a command, in bytes.
+fn removal_cost(key: &[u8], content: &Content) -> MetaResult<usize> {
+    Ok(REMOVED_COST + named_in(key, content)?.len() * REMOVED_COST)
+}
+
+/// Who asks for what a worker does.
+fn nobody() -> Caller {
+    Caller { uid: 0, gid: 0, groups: Arc::from([]) }
+}
 
 /// Shortest and longest pause after a failure.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use nokvfs_failpoint::failpoint;
-use nokvfs_types::{Caller, InodeId, MetaError, MountId, VolumeState};
+use nokvfs_types::{InodeId, MetaError, MountId, VolumeState};
 
-use super::Next;
+use super::{Next, nobody};
 use crate::engine::Core;
 use crate::layout::{Key, VolumeRecord};
 use crate::plan::{Plan, Target};
@@ -61,7 +61,7 @@ async fn reclaim(mut orphan: Reclaiming) -> MetaResult<()> {
             if volume.state == VolumeState::Deleting {
                 return Ok(None);
             }
-            let caller = Caller { uid: 0, gid: 0, groups: Arc::from([]) };
+            let caller = nobody();
             let target = Target::new(mount, &volume);
             let plan = Plan::new(txn, target, &caller, &core.server.hash_secret, &core.allocators);
             plan.reclaim(inode).map(Some)

@@ -3,22 +3,16 @@
 use std::sync::Arc;
 
 use nokvfs_failpoint::failpoint;
-use nokvfs_types::{Applied, Caller, MountId, Version, VolumeId, VolumeState, owner_key, volume_prefix};
+use nokvfs_types::{Applied, MountId, Version, VolumeId, VolumeState, owner_key, volume_prefix};
 
-use super::Next;
+use super::{Next, STEP, STEP_COST, nobody, removal_cost};
 use crate::commit::Txn;
 use crate::engine::{Core, object_error, unpin};
 use crate::layout::{Family, Key, KeyPrefix, SessionRecord, VolumeNameRecord, VolumeRecord, VolumeUuidRecord};
 use crate::lineage::Contents;
-use crate::plan::{Plan, Target, named_in};
+use crate::plan::{Plan, Target};
 use crate::service::MetaResult;
 use crate::store::ReadRecords;
-
-/// Records that one command removes: of the largest, chunks, 17 MiB are read for it.
-const STEP: usize = 512;
-/// What it may grow to, in bytes, and what a record and each slice that it names may cost.
-const STEP_COST: usize = 4 << 20;
-const REMOVED_COST: usize = 160;
 
 pub(super) async fn round(core: Arc<Core>) -> MetaResult<Next> {
     let mut deleting = Vec::new();
@@ -97,14 +91,14 @@ async fn remove(
     let (planner, target) = (Arc::clone(core), Target::new(mount, volume));
     let step = move |txn: &mut Txn<'_>| {
         let found = txn.contents(prefix.bytes(), None, STEP)?;
-        let caller = Caller { uid: 0, gid: 0, groups: Arc::from([]) };
+        let caller = nobody();
         let mut plan = Plan::new(txn, target.clone(), &caller, &planner.server.hash_secret, &planner.allocators);
         if alone {
             plan = plan.whole();
         }
         let (mut cost, mut removed) = (0, 0);
         for (key, _, content) in &found {
-            cost += REMOVED_COST + named_in(key, content)?.len() * REMOVED_COST;
+            cost += removal_cost(key, content)?;
             if removed > 0 && cost > STEP_COST {
                 break;
             }
